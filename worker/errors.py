@@ -1,0 +1,42 @@
+"""Every error of slicewise that a caller may want to catch.
+
+::
+
+    SlicewiseError
+    ├── Refused          this input will never be assessed; carries a RefusalReason
+    ├── Retryable        it may work another time (a peer is away, a lease was lost)
+    └── Misconfigured    a person has to change something; the message says what
+"""
+
+from __future__ import annotations
+
+from slicewise.db.reasons import RefusalReason
+
+
+class SlicewiseError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class Refused(SlicewiseError):
+    """The input cannot be assessed, now or later.
+
+    Parameters
+    ----------
+    reason
+        The coded reason, stored in the database.
+    detail
+        One sentence for a person. Never a value from the header: it may hold a name.
+    """
+
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class Retryable(SlicewiseError):
+    """The work may succeed when tried again."""
+
+
+class Misconfigured(SlicewiseError):
+    """Something has to be installed, set or started by a person first."""
