@@ -1,12 +1,16 @@
-"""Bytes to `Slice` to raster: the only place that decodes, windows, crops or resizes."""
-import io
-import numpy as np
-from PIL import Image
-from slicewise.db.reasons import RefusalReason
-from slicewise.worker.errors import Refused
-from slicewise.worker.imaging.raster import SIZE, normalise, Featureless
-def load(data):
-    return [np.asarray(Image.open(io.BytesIO(data)).convert('L'))]
-def to_raster(plane):
-    try: return normalise(plane)
-    except Featureless as e: raise Refused(RefusalReason.BLANK, str(e)) from None
+"""Bytes to `Slice` to raster: the only place that decodes, windows, crops or resizes.
+
+Serving and training both come through here::
+
+    scan = open_scan(data)              # header facts; or Refused
+    for slice in scan.slices():         # one frame at a time; or Refused
+        raster = to_raster(slice)       # (150, 150) uint8; or Refused, this frame only
+"""
+
+from slicewise.worker.imaging.raster import PREPROCESS_VERSION, SIZE
+from slicewise.worker.imaging.scan import Scan, Slice, load, open_scan, to_raster
+
+PREPROCESS_VERSIONS = frozenset({PREPROCESS_VERSION})
+"""Every preprocessing version that this worker can still produce."""
+
+__all__ = ["PREPROCESS_VERSION", "PREPROCESS_VERSIONS", "SIZE", "Scan", "Slice", "load", "open_scan", "to_raster"]

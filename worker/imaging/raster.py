@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from slicewise.db.reasons import RefusalReason
+
 SIZE = 150
 """Side of the network's input, in pixels."""
 
@@ -24,8 +26,12 @@ _TISSUE_LEVEL = 80.0
 _GRID = 160
 
 
-class Featureless(ValueError):
-    """The raster has nothing in it that could be a head."""
+class Featureless(Exception):
+    """The slice has nothing in it that could be a head."""
+
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def normalise(grey: np.ndarray) -> np.ndarray:
@@ -52,7 +58,7 @@ def normalise(grey: np.ndarray) -> np.ndarray:
     # Two clipped tails: a few hot pixels or one burnt-in white letter must not set the scale.
     low, high = np.percentile(grid, (1.0, 99.5))
     if not high > low:
-        raise Featureless("no contrast between the 1st and the 99.5th percentile")
+        raise Featureless(RefusalReason.BLANK, "no contrast between the 1st and the 99.5th percentile")
     threshold = low + _otsu((np.clip(grid, low, high) - low) * (255.0 / (high - low))) * (high - low) / 255.0
     # Half of Otsu's threshold: Otsu alone splits bright fat from the brain where the fat is very bright.
     inside = grid > low + (threshold - low) * 0.5
@@ -87,7 +93,7 @@ def _extent(occupied: np.ndarray) -> tuple[int, int]:
     """First and one-past-last index of the longest run that holds tissue in more than 4 % of its line."""
     lines = np.flatnonzero(occupied > 0.04)
     if lines.size < 8:
-        raise Featureless("nothing stands out from the background")
+        raise Featureless(RefusalReason.NO_HEAD, "nothing stands out from the background")
     # A gap of a twentieth of the picture ends a run: text beside the head is another run.
     runs = np.split(lines, np.flatnonzero(np.diff(lines) > max(2, occupied.size // 20)) + 1)
     longest = max(runs, key=len)
@@ -100,7 +106,7 @@ def _tissue_median(head: np.ndarray, inside: np.ndarray) -> float:
     y, x = np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : cols * 1j]
     centre = inside & (x * x + y * y < 0.5)
     if np.count_nonzero(centre) < 32:
-        raise Featureless("no tissue in the middle of the head")
+        raise Featureless(RefusalReason.NO_HEAD, "no tissue in the middle of the head")
     return float(np.median(head[centre]))
 
 

@@ -1,0 +1,147 @@
+"""The one way to a database: SQLite for one host, PostgreSQL for several."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, func, make_url, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+# How long a writer waits for the one before it (SQLite has one at a time), in milliseconds.
+_BUSY_TIMEOUT_MS = 30_000
+
+
+class DatabaseError(Exception):
+    """The database cannot be used as it is; the message says what to do."""
+
+
+class Database:
+    """An engine and its two kinds of transaction. Make one per process, after any fork.
+
+    Parameters
+    ----------
+    url
+        An SQLAlchemy URL: ``sqlite:////path/to/file`` or ``postgresql+psycopg://…``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.engine = _engine(url)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only asks."""
+        with Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A short transaction that writes; committed on leaving, rolled back on an exception."""
+        bind = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        with Session(bind) as session, session.begin():
+            yield session
+
+    def upgrade(self) -> None:
+        """Bring the schema to the newest revision. Safe to run twice and from several processes."""
+        if self.url.get_backend_name() == "sqlite" and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        with self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two workers that start together must not migrate together.
+                connection.execute(select(func.pg_advisory_xact_lock(0x51CE)))
+            command.upgrade(_alembic(connection), "head")
+
+    def check(self) -> str:
+        """Say which revision the schema is at.
+
+        Raises
+        ------
+        DatabaseError
+            It does not answer, or its schema is not the newest.
+        """
+        wanted = ScriptDirectory.from_config(_alembic(None)).get_current_head()
+        try:
+            with self.engine.connect() as connection:
+                found = MigrationContext.configure(connection).get_current_revision()
+        except OperationalError as error:
+            raise DatabaseError(f"the database at {self.safe_url} does not answer: {_first_line(error)}") from error
+        if found != wanted:
+            raise DatabaseError(
+                f"the database at {self.safe_url} is at schema {found or 'none'}, this slicewise needs {wanted}: "
+                "run 'slicewise db upgrade'"
+            )
+        return str(found)
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def now(session: Session) -> datetime:
+    """The database's clock, UTC: leases of several hosts are measured by one clock.
+
+    SQLite serves one host, whose own clock that is.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        value = session.scalar(select(func.clock_timestamp()))
+        assert isinstance(value, datetime)
+        return value.astimezone(UTC)
+    return datetime.now(UTC)
+
+
+def _engine(url: str) -> Engine:
+    backend = make_url(url).get_backend_name()
+    if backend == "sqlite":
+        engine = create_engine(url)
+        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "begin", _sqlite_begin)
+        return engine
+    if backend == "postgresql":
+        if importlib.util.find_spec("psycopg") is None:
+            raise DatabaseError("PostgreSQL needs psycopg: pip install 'slicewise[postgres]'")
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    raise DatabaseError(f"no support for {backend}: give a sqlite:/// or postgresql+psycopg:// URL")
+
+
+def _sqlite_connect(connection: Any, _record: object) -> None:
+    # pysqlite would begin transactions on its own, too late and as readers: `_sqlite_begin` does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # WAL's default (NORMAL) may lose the last commits when the power goes; a commit answers for a scan here.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A writer takes the lock at once: upgrading a reader's lock later fails with "database is locked".
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _alembic(connection: Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", "slicewise.db:migrations")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _first_line(error: OperationalError) -> str:
+    return str(error.orig).splitlines()[0] if error.orig else type(error).__name__

@@ -1,0 +1,12 @@
+"""Alembic's entry: always online, on the connection that `Database.upgrade` hands over."""
+
+from alembic import context
+from slicewise.db.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite alters a table by copying it
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,83 @@
+"""The plain values that pass between the house and its database. No SQLAlchemy here: imaging uses them too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+NO_MODEL = "none"
+"""Stands in `Result.model_sha256` for a refusal that needed no model; never NULL, so one unique key covers all."""
+
+WHOLE_FILE = 0
+"""Stands in `Result.frame` for an outcome of the file as a whole; real frames count from 1, as in DICOM."""
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+
+
+class Outcome(StrEnum):
+    """What became of a slice."""
+
+    LABELLED = "labelled"
+    ABSTAINED = "abstained"
+    REFUSED = "refused"
+
+
+class Lane(StrEnum):
+    """Which queue a job waits in."""
+
+    STAT = "stat"
+    ROUTINE = "routine"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file that lies in the spool."""
+
+    sha256: str
+    size_bytes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header facts that are kept. Nothing that names a person."""
+
+    sop_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    modality: str | None = None
+    transfer_syntax_uid: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of one frame, or of a whole file (frame 0)."""
+
+    frame: int
+    status: Outcome
+    model_sha256: str
+    label: str | None = None
+    probabilities: dict[str, float] | None = None
+    reason: str | None = None
+    detail: str | None = None
+    provider: str | None = None
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """All answers of one file: written together or not at all."""
+
+    instance_id: int
+    content_sha256: str
+    header: Header
+    answers: tuple[Answer, ...]

@@ -1,0 +1,260 @@
+"""Every write to the database. Each function is one step inside the caller's transaction.
+
+A job's life: `submit` -> `claim` -> `record` (as often as there are chunks) -> `finish`; `fail` when an attempt
+broke. Whatever happens between, the lease decides who may write: it is checked in the same transaction.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from slicewise.db.engine import now
+from slicewise.db.models import Arrival, Instance, Job, Result
+from slicewise.db.records import Assessed, Content, Header, JobStatus, Lane
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+MAX_ATTEMPTS = 3
+"""A job that has failed this often, however it died, is dead."""
+
+_INSERT_ROWS = 1000
+
+
+class LeaseLost(Exception):
+    """Another worker holds the job now; what this one did must not be written."""
+
+
+def submit(
+    session: Session, contents: Sequence[Content], *, way: str, submission: str, lane: Lane = Lane.ROUTINE
+) -> int:
+    """Write a job with its arrivals; success may be answered once this is committed.
+
+    Returns
+    -------
+    int
+        The job's key, for the queue.
+    """
+    at = now(session)
+    sizes = {c.sha256: c.size_bytes for c in contents}
+    _insert_missing(
+        session,
+        Instance,
+        [{"content_sha256": sha, "size_bytes": size, "created_at": at} for sha, size in sizes.items()],
+        ["content_sha256"],
+    )
+    found = select(Instance.content_sha256, Instance.id).where(Instance.content_sha256.in_(sizes))
+    keys = {sha: key for sha, key in session.execute(found)}
+    job = Job(uid=uuid7(), submission=submission, lane=lane, status=JobStatus.PENDING, attempts=0, created_at=at)
+    session.add(job)
+    session.flush()
+    session.add_all(
+        Arrival(job_id=job.id, instance_id=keys[c.sha256], way=way, source=c.source, received_at=at) for c in contents
+    )
+    return job.id
+
+
+def claim(session: Session, job_id: int, owner: str, seconds: float, abandoned: Iterable[str] = ()) -> bool:
+    """Take a job that waits, or whose lease has run out, or whose owner is known to be gone.
+
+    A job that has used up its attempts is marked dead instead.
+
+    Parameters
+    ----------
+    abandoned
+        Lease owners that are certainly dead: their jobs need not wait for the lease to run out.
+
+    Returns
+    -------
+    bool
+        Whether the caller now holds the job.
+    """
+    at = now(session)
+    free = and_(Job.id == job_id, _free(at, abandoned))
+    dead = update(Job).where(free, Job.attempts >= MAX_ATTEMPTS)
+    died = session.execute(
+        dead.values(
+            status=JobStatus.DEAD,
+            lease_owner=None,
+            lease_until=None,
+            finished_at=at,
+            reason=func.coalesce(Job.reason, f"the worker died {MAX_ATTEMPTS} times while it held this job"),
+        )
+    )
+    if _changed(died):
+        return False
+    taken = session.execute(
+        update(Job)
+        .where(free)
+        .values(
+            status=JobStatus.RUNNING,
+            lease_owner=owner,
+            lease_until=at + timedelta(seconds=seconds),
+            attempts=Job.attempts + 1,
+        )
+    )
+    return _changed(taken) == 1
+
+
+def renew(session: Session, job_id: int, owner: str, seconds: float) -> None:
+    """Prolong a lease.
+
+    Raises
+    ------
+    LeaseLost
+        It has run out and another worker took the job.
+    """
+    until = now(session) + timedelta(seconds=seconds)
+    if not _changed(session.execute(_held(job_id, owner).values(lease_until=until))):
+        raise LeaseLost(f"job {job_id} is no longer held by this worker")
+
+
+def record(
+    session: Session, job_id: int, owner: str, assessed: Sequence[Assessed], preprocess_version: str, seconds: float
+) -> None:
+    """Write the answers of whole files under the lease, which is renewed with them.
+
+    An answer that stands already (the same content, frame, model and preprocessing) is left as it is.
+
+    Raises
+    ------
+    LeaseLost
+        Nothing was written.
+    """
+    renew(session, job_id, owner, seconds)
+    at = now(session)
+    for one in assessed:
+        _describe(session, one.instance_id, one.header)
+    rows = [
+        {
+            "instance_id": one.instance_id,
+            "content_sha256": one.content_sha256,
+            "frame": a.frame,
+            "model_sha256": a.model_sha256,
+            "preprocess_version": preprocess_version,
+            "status": a.status,
+            "label": a.label,
+            "probabilities": a.probabilities,
+            "confidence": max(a.probabilities.values()) if a.probabilities else None,
+            "reason": a.reason,
+            "detail": a.detail,
+            "provider": a.provider,
+            "job_id": job_id,
+            "created_at": at,
+        }
+        for one in assessed
+        for a in one.answers
+    ]
+    _insert_missing(session, Result, rows, ["content_sha256", "frame", "model_sha256", "preprocess_version"])
+
+
+def finish(session: Session, job_id: int, owner: str) -> None:
+    """Mark a job done: every arrival has its outcome.
+
+    Raises
+    ------
+    LeaseLost
+        Another worker holds it now.
+    """
+    done = _held(job_id, owner).values(
+        status=JobStatus.DONE, lease_owner=None, lease_until=None, finished_at=now(session), reason=None
+    )
+    if not _changed(session.execute(done)):
+        raise LeaseLost(f"job {job_id} is no longer held by this worker")
+
+
+def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
+    """Hand back a job whose attempt broke: it waits again, or is dead after `MAX_ATTEMPTS`.
+
+    No error if the lease is lost: another worker has taken the job, and decides.
+    """
+    session.execute(
+        _held(job_id, owner)
+        .where(Job.attempts >= MAX_ATTEMPTS)
+        .values(status=JobStatus.DEAD, lease_owner=None, lease_until=None, finished_at=now(session), reason=reason)
+    )
+    session.execute(
+        _held(job_id, owner).values(status=JobStatus.PENDING, lease_owner=None, lease_until=None, reason=reason)
+    )
+
+
+def release(session: Session, job_id: int, owner: str) -> None:
+    """Hand back a job that was interrupted through no fault of its own: the attempt does not count."""
+    session.execute(
+        _held(job_id, owner).values(
+            status=JobStatus.PENDING, lease_owner=None, lease_until=None, attempts=Job.attempts - 1
+        )
+    )
+
+
+def revive(session: Session, job_id: int) -> bool:
+    """Bring a dead job back to wait with all its attempts."""
+    dead = update(Job).where(Job.id == job_id, Job.status == JobStatus.DEAD)
+    return bool(_changed(session.execute(dead.values(status=JobStatus.PENDING, attempts=0, finished_at=None))))
+
+
+def rung(session: Session, job_ids: Sequence[int]) -> None:
+    """Note that these jobs were put on the queue just now."""
+    session.execute(update(Job).where(Job.id.in_(job_ids)).values(rung_at=now(session)))
+
+
+def due(
+    session: Session, quiet_seconds: float, abandoned: Iterable[str] = (), limit: int = 1000
+) -> list[tuple[int, str]]:
+    """Jobs that nobody works on and whose bell has been silent for a while: ``(key, lane)``, oldest first."""
+    at = now(session)
+    silent = or_(Job.rung_at.is_(None), Job.rung_at < at - timedelta(seconds=quiet_seconds))
+    waiting = select(Job.id, Job.lane).where(_free(at, abandoned), silent).order_by(Job.id).limit(limit)
+    return [(key, lane) for key, lane in session.execute(waiting)]
+
+
+def uuid7() -> str:
+    """A time-ordered UUID (RFC 9562, version 7)."""
+    value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def _free(at: Any, abandoned: Iterable[str]) -> Any:
+    gone = list(abandoned)
+    orphaned = or_(Job.lease_until < at, Job.lease_owner.in_(gone)) if gone else Job.lease_until < at
+    return or_(Job.status == JobStatus.PENDING, and_(Job.status == JobStatus.RUNNING, orphaned))
+
+
+def _held(job_id: int, owner: str) -> Any:
+    return update(Job).where(Job.id == job_id, Job.status == JobStatus.RUNNING, Job.lease_owner == owner)
+
+
+def _changed(result: Any) -> int:
+    return int(result.rowcount)
+
+
+def _describe(session: Session, instance_id: int, header: Header) -> None:
+    """Keep the header facts of a content seen for the first time, and notice a second content for one UID."""
+    first = None
+    if header.sop_instance_uid:
+        first = session.scalar(
+            select(Instance.id)
+            .where(Instance.sop_instance_uid == header.sop_instance_uid, Instance.id != instance_id)
+            .order_by(Instance.id)
+            .limit(1)
+        )
+    session.execute(
+        update(Instance)
+        .where(Instance.id == instance_id, Instance.frames.is_(None))
+        .values(**vars(header), conflicts_with=first)
+    )
+
+
+def _insert_missing(session: Session, table: type, rows: list[dict[str, Any]], key: list[str]) -> None:
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    # In one order everywhere, so that two writers of the same rows cannot wait for each other in a circle.
+    rows = sorted(rows, key=lambda row: tuple(row[k] for k in key))
+    for start in range(0, len(rows), _INSERT_ROWS):
+        session.execute(insert(table).on_conflict_do_nothing(index_elements=key), rows[start : start + _INSERT_ROWS])

@@ -1,0 +1,120 @@
+"""Running a bundle on the execution provider that was asked for, and on no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from slicewise.worker.errors import Misconfigured
+from slicewise.worker.model import bundle
+
+BATCH = 32
+"""Slices per call. Larger batches gain nothing on a CPU (measured) and cost memory."""
+
+
+class Provider(StrEnum):
+    """Execution providers, by the name a person types."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+_NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded bundle. Build it with `load`, in the process that uses it (never before a fork)."""
+
+    description: bundle.Description
+    sha256: str
+    provider: Provider
+    _session: onnxruntime.InferenceSession
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.description.labels
+
+    def probabilities(self, rasters: np.ndarray) -> np.ndarray:
+        """Score slices.
+
+        Parameters
+        ----------
+        rasters : numpy.ndarray
+            ``(N, 150, 150) uint8`` in [0, 255], from `slicewise.worker.imaging.to_raster`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(N, len(labels)) float32``; each row sums to 1. A row depends on its slice alone: every call has
+            the same shape (the last batch is padded), so an answer never changes with its neighbours.
+        """
+        answers = [self._batch(rasters[start : start + BATCH]) for start in range(0, len(rasters), BATCH)]
+        return np.concatenate(answers) if answers else np.empty((0, len(self.labels)), np.float32)
+
+    def _batch(self, rasters: np.ndarray) -> np.ndarray:
+        count = len(rasters)
+        grey = np.zeros((_padded(count), *rasters.shape[1:]), np.float32)
+        grey[:count] = rasters
+        (answer,) = self._session.run(
+            None, {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
+        )
+        return np.asarray(answer)[:count]
+
+
+def _padded(count: int) -> int:
+    """At least 2: a batch of one takes another matrix kernel, whose rounding differs."""
+    return max(2, count)
+
+
+def load(path: Path, provider: Provider = Provider.CPU, threads: int = 0) -> Model:
+    """Load and check a bundle.
+
+    Parameters
+    ----------
+    threads
+        Threads inside one call; 0 takes the processors this process may use.
+
+    Raises
+    ------
+    Misconfigured
+        No such file, no bundle, or the provider asked for is not the one that would run: onnxruntime falls
+        back to the CPU without a word.
+    """
+    if not path.is_file():
+        raise Misconfigured(f"no model at {path}: give SLICEWISE_MODEL a bundle made by 'slicewise export'")
+    available = onnxruntime.get_available_providers()
+    if _NAMES[provider] not in available:
+        raise Misconfigured(
+            f"{provider} was asked for but this onnxruntime has {', '.join(available)}: "
+            f"install slicewise[gpu] instead of slicewise[cpu], or set SLICEWISE_PROVIDER=cpu"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.log_severity_level = 3
+    if provider is Provider.CUDA:
+        onnxruntime.preload_dlls()
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=_order(provider))
+    except Exception as error:  # onnxruntime's own classes share no base but Exception
+        raise Misconfigured(
+            f"{path} cannot be loaded ({type(error).__name__}): it is damaged, export it again"
+        ) from error
+    if session.get_providers()[0] != _NAMES[provider]:
+        raise Misconfigured(
+            f"{provider} was asked for but {session.get_providers()[0]} would run: check the NVIDIA driver and the CUDA "
+            "libraries ('slicewise doctor'), or set SLICEWISE_PROVIDER=cpu"
+        )
+    description = bundle.Description.from_metadata(session.get_modelmeta().custom_metadata_map, path)
+    return Model(description, bundle.sha256(path), provider, session)
+
+
+def _order(provider: Provider) -> Sequence[str]:
+    # CUDA keeps the CPU behind it for the few operators it lacks; that is not a fall-back of the network.
+    return [_NAMES[provider]] if provider is Provider.CPU else [_NAMES[provider], _NAMES[Provider.CPU]]
