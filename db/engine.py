@@ -18,12 +18,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from slicewise.db.errors import DatabaseError
+
 # How long a writer waits for the one before it (SQLite has one at a time), in milliseconds.
 _BUSY_TIMEOUT_MS = 30_000
-
-
-class DatabaseError(Exception):
-    """The database cannot be used as it is; the message says what to do."""
 
 
 class Database:

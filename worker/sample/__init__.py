@@ -1,0 +1,3 @@
+"""The sample study."""
+from pathlib import Path
+STUDY = Path(__file__).with_name("study")

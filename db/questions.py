@@ -1,0 +1,192 @@
+"""Every question to the database. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from slicewise.db.models import Arrival, Instance, Job, Result
+from slicewise.db.records import NO_MODEL, WHOLE_FILE, JobStatus
+
+
+@dataclass(frozen=True)
+class Model:
+    """Whose answers count: one model under one preprocessing."""
+
+    sha256: str
+    preprocess_version: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A content that a job still has to assess."""
+
+    job_id: int
+    instance_id: int
+    content_sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a submission is, in arrivals; `dead` counts those whose job was given up."""
+
+    arrivals: int
+    answered: int
+    dead: int
+
+    @property
+    def finished(self) -> bool:
+        return self.answered + self.dead >= self.arrivals
+
+
+def unanswered(session: Session, job_id: int, model: Model) -> list[Waiting]:
+    """The contents of a job that have no answer yet under this model, each once."""
+    wanted = (
+        select(Instance.id, Instance.content_sha256, Instance.size_bytes, func.min(Arrival.id).label("first"))
+        .join(Arrival, Arrival.instance_id == Instance.id)
+        .where(Arrival.job_id == job_id, ~_answered(model))
+        .group_by(Instance.id, Instance.content_sha256, Instance.size_bytes)
+        .order_by("first")
+    )
+    return [Waiting(job_id, key, sha, size) for key, sha, size, _ in session.execute(wanted)]
+
+
+def attempts(session: Session, job_id: int) -> int:
+    """How often a job has been claimed."""
+    return session.scalar(select(Job.attempts).where(Job.id == job_id)) or 0
+
+
+def companions(session: Session, job_id: int, limit: int) -> list[int]:
+    """Other jobs waiting in the same lane for their first attempt, oldest first."""
+    lane = select(Job.lane).where(Job.id == job_id).scalar_subquery()
+    fresh = (Job.status == JobStatus.PENDING) & (Job.attempts == 0) & (Job.lane == lane)
+    return list(session.scalars(select(Job.id).where(fresh, Job.id != job_id).order_by(Job.id).limit(limit)))
+
+
+def lease_owners(session: Session) -> list[str]:
+    """Everyone who holds a lease."""
+    held = select(Job.lease_owner).where(Job.status == JobStatus.RUNNING, Job.lease_owner.is_not(None)).distinct()
+    return [owner for owner in session.scalars(held) if owner]
+
+
+def progress(session: Session, submission: str, model: Model) -> Progress:
+    """Count a submission's arrivals and their answers."""
+    mine = select(func.count()).select_from(Arrival).join(Job).where(Job.submission == submission)
+    given_up = mine.join(Instance, Instance.id == Arrival.instance_id).where(
+        Job.status == JobStatus.DEAD, ~_answered(model)
+    )
+    answered = mine.join(Instance, Instance.id == Arrival.instance_id).where(_answered(model))
+    return Progress(*(session.scalar(question) or 0 for question in (mine, answered, given_up)))
+
+
+def results(
+    session: Session,
+    *,
+    model: Model | None = None,
+    submission: str | None = None,
+    status: str | None = None,
+    label: str | None = None,
+    study: str | None = None,
+    series: str | None = None,
+    limit: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Result rows, one per arrival and frame, in the order of arrival.
+
+    Parameters
+    ----------
+    model
+        Only this model's answers (and the refusals that needed none); None gives every model's.
+
+    Yields
+    ------
+    dict
+        ``source``, ``content_sha256``, ``sop_instance_uid``, ``series_instance_uid``, ``study_instance_uid``,
+        ``frame``, ``status``, ``label``, ``probabilities``, ``reason``, ``detail``, ``model_sha256``,
+        ``preprocess_version``, ``provider``, ``conflict``, ``job``, ``created_at``.
+    """
+    asked = _result_rows()
+    if model:
+        asked = asked.where(_counts(model))
+    for column, value in (
+        (Job.submission, submission),
+        (Result.status, status),
+        (Result.label, label),
+        (Instance.study_instance_uid, study),
+        (Instance.series_instance_uid, series),
+    ):
+        if value is not None:
+            asked = asked.where(column == value)
+    for row in session.execute(asked.order_by(Arrival.id, Result.frame).limit(limit)).mappings():
+        yield {**row, "created_at": row["created_at"].isoformat()}
+
+
+def jobs(session: Session, *, status: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+    """Jobs, newest first, with the number of their arrivals."""
+    arrivals = select(func.count()).where(Arrival.job_id == Job.id).scalar_subquery()
+    asked = select(
+        Job.id,
+        Job.uid.label("job"),
+        Job.lane,
+        Job.status,
+        arrivals.label("files"),
+        Job.attempts,
+        Job.reason,
+        Job.created_at,
+        Job.finished_at,
+    )
+    if status:
+        asked = asked.where(Job.status == status)
+    return [
+        {**row, **{k: row[k].isoformat() if row[k] else None for k in ("created_at", "finished_at")}}
+        for row in session.execute(asked.order_by(Job.id.desc()).limit(limit)).mappings()
+    ]
+
+
+def job_counts(session: Session) -> dict[str, int]:
+    """How many jobs stand where."""
+    return {status: count for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status))}
+
+
+def _result_rows() -> Select[Any]:
+    return (
+        select(
+            Arrival.source,
+            Result.content_sha256,
+            Instance.sop_instance_uid,
+            Instance.series_instance_uid,
+            Instance.study_instance_uid,
+            Result.frame,
+            Result.status,
+            Result.label,
+            Result.probabilities,
+            Result.reason,
+            Result.detail,
+            Result.model_sha256,
+            Result.preprocess_version,
+            Result.provider,
+            Instance.conflicts_with.is_not(None).label("conflict"),
+            Job.uid.label("job"),
+            Result.created_at,
+        )
+        .join(Instance, Instance.id == Result.instance_id)
+        .join(Arrival, Arrival.instance_id == Instance.id)
+        .join(Job, Job.id == Arrival.job_id)
+    )
+
+
+def _counts(model: Model) -> ColumnElement[bool]:
+    """A row of this model, or a refusal of a whole file that no model had to see."""
+    return and_(
+        Result.preprocess_version == model.preprocess_version,
+        or_(Result.model_sha256 == model.sha256, and_(Result.model_sha256 == NO_MODEL, Result.frame == WHOLE_FILE)),
+    )
+
+
+def _answered(model: Model) -> ColumnElement[bool]:
+    # All answers of a file are written in one transaction, so one of them means all of them.
+    return exists().where(Result.content_sha256 == Instance.content_sha256, _counts(model)).correlate(Instance)

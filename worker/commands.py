@@ -1,0 +1,306 @@
+"""The worker's sub-commands. Importing this is cheap: what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slicewise.db.engine import Database
+    from slicewise.db.questions import Model
+    from slicewise.worker.settings import Settings
+
+# Exit status of a command that ran but leaves some input without an outcome.
+_INCOMPLETE = 1
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-commands."""
+    _scan_command(commands, "run", _run, "score files and folders, and print the results")
+    submit = _scan_command(commands, "submit", _submit, "hand files and folders to the running workers")
+    submit.add_argument("--wait", action="store_true", help="wait for the outcome and print the results")
+    submit.add_argument("--lane", choices=("routine", "stat"), default="routine", help="stat overtakes routine")
+
+    up = commands.add_parser("up", help="start Redis, database and worker, and keep them running")
+    up.set_defaults(run=_up)
+
+    worker = commands.add_parser("worker", help="run one worker against the broker and database that are set")
+    worker.add_argument("--lanes", default="stat,routine", help="queues to serve (default: %(default)s)")
+    worker.add_argument("--concurrency", type=int, default=1, help="processes, each with its own model (default: 1)")
+    worker.set_defaults(run=_worker)
+
+    results = commands.add_parser("results", help="ask the database for results")
+    for name, text in (
+        ("status", "labelled, abstained or refused"),
+        ("label", "a class name"),
+        ("study", "a Study Instance UID"),
+        ("series", "a Series Instance UID"),
+        ("submission", "the id that 'submit' printed"),
+    ):
+        results.add_argument(f"--{name}", help=f"only this: {text}")
+    results.add_argument("--limit", type=int, help="at most so many rows")
+    results.add_argument("--all-models", action="store_true", help="every model's answers, not only the current one's")
+    _output_options(results)
+    results.set_defaults(run=_results)
+
+    jobs = commands.add_parser("jobs", help="list jobs, and bring dead ones back")
+    jobs.add_argument("--status", choices=("pending", "running", "done", "dead"))
+    jobs.add_argument("--limit", type=int, default=50, help="at most so many (default: %(default)s)")
+    jobs.add_argument("--retry-dead", action="store_true", help="let every dead job wait again, with all its attempts")
+    _output_options(jobs)
+    jobs.set_defaults(run=_jobs)
+
+    model = commands.add_parser("model", help="look at a model bundle")
+    actions = model.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for action, function, text in (
+        ("show", _model_show, "print what a bundle says of itself"),
+        ("verify", _model_verify, "load a bundle on the provider that is set and check its answers"),
+    ):
+        parser = actions.add_parser(action, help=text)
+        parser.add_argument("bundle", nargs="?", type=Path, help="an .onnx file (default: the one that serves)")
+        parser.set_defaults(run=function)
+
+    database = commands.add_parser("db", help="look after the database")
+    upgrade = database.add_subparsers(title="actions", metavar="ACTION", required=True)
+    upgrade.add_parser("upgrade", help="bring the schema to the newest revision").set_defaults(run=_db_upgrade)
+
+    doctor = commands.add_parser("doctor", help="say what is installed, what runs and what to do about the rest")
+    doctor.add_argument("--format", choices=("table", "json"), default="table")
+    doctor.set_defaults(run=_doctor)
+
+
+def _scan_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, function: Any, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
+    _output_options(parser)
+    parser.set_defaults(run=function)
+    return parser
+
+
+def _output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to standard output")
+
+
+def _settings() -> Settings:
+    from slicewise.worker.settings import Settings
+
+    return Settings.from_environment()
+
+
+def _database(settings: Settings) -> Database:
+    from slicewise.db.engine import Database
+
+    database = Database(settings.database_url)
+    database.check()
+    return database
+
+
+def _current_model(settings: Settings) -> Model:
+    """Whose answers count, without onnxruntime's start-up: the description is read by it, the hash is not."""
+    from slicewise.db.questions import Model
+    from slicewise.worker.model import session
+
+    loaded = session.load(settings.model, threads=1)
+    return Model(loaded.sha256, loaded.description.preprocess_version)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from slicewise.worker import service
+
+    settings = _settings()
+    with service.claimed(settings.home) as ours:
+        if not ours:
+            print(f"slicewise: submitting to the service that runs in {settings.home}", file=sys.stderr)
+            return _submit_and_wait(settings, options, watch=None)
+        with service.Service(settings) as running:
+            return _submit_and_wait(settings, options, watch=running)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    settings = _settings()
+    if options.wait:
+        return _submit_and_wait(settings, options, watch=None)
+    from slicewise.db.records import Lane
+    from slicewise.worker import progress
+
+    submission = progress.submit(settings, _database(settings), options.paths, "submit", Lane(options.lane))
+    progress.say_not_taken(submission)
+    print(f"submission {submission.uid}: {submission.arrivals} files in {len(submission.jobs)} jobs")
+    return _INCOMPLETE if submission.not_taken else 0
+
+
+def _submit_and_wait(settings: Settings, options: argparse.Namespace, watch: Any) -> int:
+    from slicewise.db import questions
+    from slicewise.db.records import Lane
+    from slicewise.worker import progress, report
+
+    database, model = _database(settings), _current_model(settings)
+    lane = Lane(getattr(options, "lane", Lane.ROUTINE))
+    way = "run" if watch else "submit"
+    submission = progress.submit(settings, database, options.paths, way, lane)
+    final = progress.wait(database, submission, model, watch.watch if watch else lambda: None)
+    with database.reading() as session:
+        rows = questions.results(session, model=model, submission=submission.uid)
+        if options.format == "table" and not options.output:
+            report.print_results(list(rows), f"submission {submission.uid}")
+        else:
+            report.write(rows, report.RESULT_COLUMNS, _machine_format(options), options.output)
+    progress.say_not_taken(submission)
+    if final.dead:
+        print(
+            f"slicewise: {final.dead} files have no outcome, their jobs are dead: see 'slicewise jobs --status dead'",
+            file=sys.stderr,
+        )
+    return _INCOMPLETE if final.dead or submission.not_taken else 0
+
+
+def _machine_format(options: argparse.Namespace) -> str:
+    if options.format != "table":
+        return str(options.format)
+    return "json" if options.output.suffix == ".json" else "csv"
+
+
+def _up(options: argparse.Namespace) -> int:
+    import logging
+    import signal
+    import threading
+
+    from slicewise.worker import service
+    from slicewise.worker.errors import Misconfigured
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings, asked_to_stop = _settings(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    with service.claimed(settings.home) as ours:
+        if not ours:
+            raise Misconfigured(
+                f"{settings.home} is served already: stop that 'slicewise up', or set another SLICEWISE_HOME"
+            )
+        with service.Service(settings) as running:
+            print(f"slicewise is up in {settings.home}; logs in {settings.logs}; Ctrl-C stops it", flush=True)
+            while not asked_to_stop.wait(1.0):
+                running.watch()
+    return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from slicewise.worker.errors import Misconfigured
+    from slicewise.worker.model import session
+    from slicewise.worker.queue import app
+
+    settings = _settings()
+    database = _database(settings)
+    if database.url.get_backend_name() == "sqlite" and not settings.embedded:
+        print(
+            "slicewise: SQLite serves one host; workers on several need SLICEWISE_DATABASE_URL=postgresql+psycopg://…",
+            file=sys.stderr,
+        )
+    database.close()
+    unknown = set(options.lanes.split(",")) - {"stat", "routine"}
+    if unknown:
+        raise Misconfigured(f"no lane is called {', '.join(sorted(unknown))}: stat, routine")
+    # A worker that cannot score must not start; CUDA is tried in the child, since it does not survive a fork.
+    if settings.provider == "cpu":
+        session.load(settings.model, threads=1)
+    app.app.worker_main(
+        ["worker", "--pool=prefork", f"--concurrency={options.concurrency}", f"--queues={options.lanes}"]
+        + ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=INFO"]
+    )
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    from slicewise.db import questions
+    from slicewise.worker import report
+
+    settings = _settings()
+    database = _database(settings)
+    with database.reading() as session:
+        rows = questions.results(
+            session,
+            model=None if options.all_models else _current_model(settings),
+            submission=options.submission,
+            status=options.status,
+            label=options.label,
+            study=options.study,
+            series=options.series,
+            limit=options.limit,
+        )
+        if options.format == "table" and not options.output:
+            report.print_results(list(rows), "results")
+        else:
+            report.write(rows, report.RESULT_COLUMNS, _machine_format(options), options.output)
+    return 0
+
+
+_JOB_COLUMNS = ("job", "lane", "status", "files", "attempts", "reason", "created_at", "finished_at")
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from slicewise.db import questions, writes
+    from slicewise.worker import report
+
+    database = _database(_settings())
+    if options.retry_dead:
+        with database.writing() as session:
+            dead = questions.jobs(session, status="dead")
+            revived = sum(writes.revive(session, job["id"]) for job in dead)
+        print(f"{revived} dead jobs wait again; a running worker takes them within half a minute")
+        return 0
+    with database.reading() as session:
+        rows = questions.jobs(session, status=options.status, limit=options.limit)
+        counts = questions.job_counts(session)
+    if options.format == "table" and not options.output:
+        report.print_table(rows, _JOB_COLUMNS)
+        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no jobs yet")
+    else:
+        report.write(
+            ({c: r[c] for c in _JOB_COLUMNS} for r in rows), _JOB_COLUMNS, _machine_format(options), options.output
+        )
+    return 0
+
+
+def _model_show(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from slicewise.worker.model import session
+
+    path = options.bundle or _settings().model
+    loaded = session.load(path, threads=1)
+    print(json.dumps({"file": str(path), "sha256": loaded.sha256, **asdict(loaded.description)}, indent=1))
+    return 0
+
+
+def _model_verify(options: argparse.Namespace) -> int:
+    from slicewise.worker.model import session, verify
+
+    settings = _settings()
+    path = options.bundle or settings.model
+    findings = verify.check(session.load(path, session.Provider(settings.provider), threads=settings.threads))
+    for finding in findings:
+        print(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.text}")
+    return 0 if all(finding.passed for finding in findings) else _INCOMPLETE
+
+
+def _db_upgrade(options: argparse.Namespace) -> int:
+    from slicewise.db.engine import Database
+
+    database = Database(_settings().database_url)
+    database.upgrade()
+    print(f"{database.safe_url} is at schema {database.check()}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from slicewise.worker import doctor
+
+    findings = doctor.examine(_settings())
+    doctor.print_findings(findings, options.format)
+    return 0 if all(finding.passed for finding in findings) else _INCOMPLETE

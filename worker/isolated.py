@@ -1,0 +1,65 @@
+"""Decoding one file in a process of its own: what it does to that process, it does to nothing else.
+
+Slower by the start of an interpreter, so only a job whose last attempt died is worked through this way: the
+file that killed it is found, refused, and its neighbours are assessed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from slicewise.db.reasons import RefusalReason
+from slicewise.worker.errors import Refused
+from slicewise.worker.pipeline import Prepared
+from slicewise.worker.pipeline import prepare as prepare_here
+
+MAX_MEMORY_BYTES = 3 * 2**30
+"""Address space of the decoding process."""
+
+MAX_SECONDS = 60
+"""Time for one file."""
+
+
+def prepare(path: Path) -> Prepared:
+    """Decode one spooled file in a child process with bounded memory and time.
+
+    Returns
+    -------
+    Prepared
+        As `slicewise.worker.pipeline.prepare`; a refusal ``killed_the_worker`` where the child died or was stopped.
+    """
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "slicewise.worker.isolated", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=MAX_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _killed(f"decoding took more than {MAX_SECONDS} s")
+    if child.returncode:
+        return _killed(f"the decoding process ended with {child.returncode}")
+    # Our own child's pipe, never a queue: the one place where pickle is fit.
+    prepared = pickle.loads(child.stdout)  # noqa: S301
+    assert isinstance(prepared, Prepared)
+    return prepared
+
+
+def _killed(detail: str) -> Prepared:
+    return Prepared(refusal=Refused(RefusalReason.KILLED_THE_WORKER, detail))
+
+
+def _main(path: str) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.buffer.write(pickle.dumps(prepare_here(Path(path))))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,187 @@
+"""From files to answers: decode beside the network, score in full batches, one file's answers together.
+
+Knows no queue, no database and no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
+from slicewise.db.reasons import RefusalReason
+from slicewise.worker.errors import Refused
+from slicewise.worker.imaging import Slice, limits, open_scan, to_raster
+from slicewise.worker.model.session import BATCH, Model
+
+# Decoded files that may wait for the network: enough to keep it fed, few enough to bound memory.
+_LOOKAHEAD = 2 * BATCH
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A file made ready for the network.
+
+    `frames` holds, for each frame from 1, its ``(150, 150) uint8`` raster or the refusal of that frame; it is empty
+    where `refusal` says that the file as a whole cannot be assessed.
+    """
+
+    header: Header = field(default_factory=Header)
+    frames: tuple[np.ndarray | Refused, ...] = ()
+    refusal: Refused | None = None
+
+
+Prepare = Callable[[Path], Prepared]
+Key = TypeVar("Key")
+
+
+def prepare(path: Path) -> Prepared:
+    """Decode one spooled file. Never raises `Refused`: a refusal is a value here."""
+    header = Header()
+    try:
+        size = path.stat().st_size
+        if size > limits.MAX_FILE_BYTES:
+            raise Refused(RefusalReason.TOO_LARGE, f"{size} bytes; at most {limits.MAX_FILE_BYTES} are read")
+        scan = open_scan(path.read_bytes())
+        header = scan.header
+        return Prepared(header, tuple(_raster_or_refusal(s) for s in scan.slices()))
+    except Refused as refusal:
+        return Prepared(header, refusal=refusal)
+
+
+def _raster_or_refusal(decoded: Slice) -> np.ndarray | Refused:
+    try:
+        return to_raster(decoded)
+    except Refused as refusal:
+        return refusal
+
+
+def assess(
+    model: Model,
+    files: Iterable[tuple[Key, Path]],
+    *,
+    prepare: Prepare = prepare,
+    threads: int = 2,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Key, Header, tuple[Answer, ...]]]:
+    """Assess files, in order, batching slices across them.
+
+    Parameters
+    ----------
+    files
+        A key that comes back with the answer, and where the file lies.
+    prepare
+        How a file is decoded; `slicewise.worker.imaging.isolated.prepare` does it in a process of its own.
+    tick
+        Called after each batch: a chance to renew a lease.
+
+    Yields
+    ------
+    tuple
+        Key, header facts, and the answers of all the file's frames (one with frame 0 where the file was refused).
+    """
+    batch = _Batch(model)
+    waiting: deque[tuple[Key, Prepared, list[int]]] = deque()
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        for key, prepared in _ahead(pool, prepare, files):
+            waiting.append((key, prepared, batch.add(prepared)))
+            while batch.full:
+                batch.score()
+                tick()
+            while waiting and batch.scored(waiting[0][2]):
+                yield _answer(model, batch, *waiting.popleft())
+    while batch.pending:
+        batch.score()
+        tick()
+    for one in waiting:
+        yield _answer(model, batch, *one)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, prepare: Prepare, files: Iterable[tuple[Key, Path]]
+) -> Iterator[tuple[Key, Prepared]]:
+    running: deque[tuple[Key, Future[Prepared]]] = deque()
+    for key, path in files:
+        running.append((key, pool.submit(prepare, path)))
+        if len(running) >= _LOOKAHEAD:
+            first, future = running.popleft()
+            yield first, future.result()
+    for first, future in running:
+        yield first, future.result()
+
+
+class _Batch:
+    """Rasters that wait for the network, and the probabilities that came back, by ticket."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._rasters: deque[np.ndarray] = deque()
+        self._answers: dict[int, np.ndarray] = {}
+        self._given = 0
+        self._done = 0
+
+    def add(self, prepared: Prepared) -> list[int]:
+        """Queue a file's rasters; their tickets, in the order of its frames."""
+        rasters = [frame for frame in prepared.frames if isinstance(frame, np.ndarray)]
+        self._rasters.extend(rasters)
+        tickets = list(range(self._given, self._given + len(rasters)))
+        self._given += len(rasters)
+        return tickets
+
+    @property
+    def full(self) -> bool:
+        return len(self._rasters) >= BATCH
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._rasters)
+
+    def score(self) -> None:
+        """Run one batch, or what there is of one."""
+        rasters = [self._rasters.popleft() for _ in range(min(BATCH, len(self._rasters)))]
+        for row in self._model.probabilities(np.stack(rasters)):
+            self._answers[self._done] = row
+            self._done += 1
+
+    def scored(self, tickets: list[int]) -> bool:
+        return not tickets or tickets[-1] < self._done
+
+    def take(self, ticket: int) -> np.ndarray:
+        return self._answers.pop(ticket)
+
+
+def _answer(
+    model: Model, batch: _Batch, key: Key, prepared: Prepared, tickets: list[int]
+) -> tuple[Key, Header, tuple[Answer, ...]]:
+    if prepared.refusal:
+        return key, prepared.header, (_refused(prepared.refusal, WHOLE_FILE, NO_MODEL),)
+    remaining = iter(tickets)
+    answers = tuple(
+        # A refused frame of a sound file names the model in charge: another model's run must answer it again.
+        _refused(frame, number, model.sha256)
+        if isinstance(frame, Refused)
+        else _labelled(model, batch.take(next(remaining)), number)
+        for number, frame in enumerate(prepared.frames, start=1)
+    )
+    return key, prepared.header, answers
+
+
+def _refused(refusal: Refused, frame: int, model_sha256: str) -> Answer:
+    return Answer(frame, Outcome.REFUSED, model_sha256, reason=refusal.reason, detail=refusal.detail)
+
+
+def _labelled(model: Model, probabilities: np.ndarray, frame: int) -> Answer:
+    return Answer(
+        frame,
+        Outcome.LABELLED,
+        model.sha256,
+        label=model.labels[int(probabilities.argmax())],
+        probabilities={label: float(p) for label, p in zip(model.labels, probabilities, strict=True)},
+        provider=model.provider,
+    )

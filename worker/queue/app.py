@@ -1,0 +1,131 @@
+"""The Celery shell: settings, the one task, and the sweeper that rings again.
+
+``celery -A slicewise.worker.queue.app worker`` works, but `slicewise worker` sets the pool and the lanes too.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import setup_logging
+from kombu import Queue
+
+from slicewise.db import questions, writes
+from slicewise.db.engine import Database
+from slicewise.db.records import Lane
+from slicewise.worker.queue import owner
+from slicewise.worker.queue.work import Work
+from slicewise.worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# A task that is still running when its message becomes visible again would run twice at a time, so the
+# visibility timeout lies above the hard limit, and the limit far above a turn (Work hands back long before).
+_TIME_LIMIT_SECONDS = 600
+_VISIBILITY_SECONDS = 900
+
+_SWEEP_SECONDS = 2.0
+_SILENT_SECONDS = 20.0
+
+
+def _configuration() -> dict[str, Any]:
+    """Read when the application is first used, not when it is imported."""
+    settings = Settings.from_environment()
+    return {
+        "broker_url": settings.broker_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            # By default a dead worker's message may take 100 s longer than its timeout (measured).
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "health_check_interval": 10,
+            "global_keyprefix": "slicewise:",
+        },
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_time_limit": _TIME_LIMIT_SECONDS,
+        "task_default_queue": Lane.ROUTINE,
+        "task_queues": [Queue(lane.value) for lane in Lane],
+        "task_create_missing_queues": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        # With it on, a restart of Redis lost the running task in 3 of 3 trials; Celery 6 will turn it on.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+        "timezone": "UTC",
+    }
+
+
+app = Celery("slicewise", set_as_current=False)
+app.add_defaults(_configuration)
+
+
+@cache
+def _work() -> Work:
+    # Once per process, on its first task: after the fork.
+    return Work(Settings.from_environment())
+
+
+@app.task(name="slicewise.classify", bind=True)  # type: ignore[untyped-decorator]
+def classify(self: Any, job_id: int) -> None:
+    """Work on a job. May run twice, or for a job that is done: nobody notices."""
+    for unfinished in _work().on_job(job_id):
+        ring(unfinished, Lane(self.request.delivery_info["routing_key"]))
+
+
+def ring(job_id: int, lane: Lane) -> None:
+    """Put a job's key on its lane's queue."""
+    classify.apply_async((job_id,), queue=lane.value)
+
+
+def sweep(settings: Settings) -> int:
+    """Ring every job that waits unheard or whose worker is gone; how many."""
+    database = Database(settings.database_url)
+    try:
+        with database.writing() as session:
+            gone = owner.abandoned(questions.lease_owners(session))
+            due = writes.due(session, _SILENT_SECONDS, gone)
+            for key, lane in due:
+                ring(key, Lane(lane))
+            writes.rung(session, [key for key, _ in due])
+        return len(due)
+    finally:
+        # No connection stays open: a child forked later must not inherit one (SQLite's locks are per process).
+        database.close()
+
+
+class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Sweeps from the worker's own event loop: no thread that a fork could catch holding a lock."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def start(self, parent: Any) -> None:
+        self._timer = parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep)
+
+    def stop(self, parent: Any) -> None:
+        self._timer.cancel()
+
+    def _sweep(self) -> None:
+        try:
+            sweep(Settings.from_environment())
+        except Exception as error:
+            # The timer's boundary: the database or the broker is away; the next sweep tries again.
+            log.warning("sweep failed: %s", type(error).__name__)
+
+
+app.steps["worker"].add(Sweeper)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _plain_logs(**_options: Any) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
+    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)

@@ -1,0 +1,144 @@
+"""Rows as a table for people, as JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+FORMATS = ("table", "json", "csv")
+
+RESULT_COLUMNS = (
+    "source",
+    "content_sha256",
+    "sop_instance_uid",
+    "series_instance_uid",
+    "study_instance_uid",
+    "frame",
+    "status",
+    "label",
+    "probabilities",
+    "reason",
+    "detail",
+    "model_sha256",
+    "preprocess_version",
+    "provider",
+    "conflict",
+    "job",
+    "created_at",
+)
+"""The keys of a result row. Later versions may add some, and never rename these."""
+
+# More rows than this in a terminal help nobody: the summary does.
+_MOST_TABLE_ROWS = 200
+
+
+def write(rows: Iterable[dict[str, Any]], columns: Sequence[str], form: str, output: Path | None) -> None:
+    """Write rows as ``json`` (a list of objects) or ``csv`` to a file or standard output, as they come."""
+    with ExitStack() as stack:
+        handle: IO[str] = sys.stdout
+        if output:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            handle = stack.enter_context(output.open("w", newline="", encoding="utf-8"))
+        if form == "json":
+            _write_json(rows, handle)
+        else:
+            _write_csv(rows, columns, handle)
+
+
+def _write_json(rows: Iterable[dict[str, Any]], handle: IO[str]) -> None:
+    separator = "[\n"
+    for row in rows:
+        handle.write(separator + json.dumps(row))
+        separator = ",\n"
+    handle.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _write_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], handle: IO[str]) -> None:
+    writer = csv.writer(handle)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(_cell(row[column]) for column in columns)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    # A spreadsheet runs a text cell that begins like a formula.
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def print_results(rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Print result rows and what they add up to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name, options in (
+        ("source", {"overflow": "fold"}),
+        ("frame", {"justify": "right"}),
+        ("status", {}),
+        ("label", {}),
+        ("probability", {"justify": "right"}),
+        ("reason", {"overflow": "fold"}),
+    ):
+        table.add_column(name, **options)  # type: ignore[arg-type]
+    for row in rows[:_MOST_TABLE_ROWS]:
+        table.add_row(*_table_cells(row), style=None if row["status"] == "labelled" else "dim")
+    console.print(table, markup=False)
+    if len(rows) > _MOST_TABLE_ROWS:
+        console.print(f"… and {len(rows) - _MOST_TABLE_ROWS} more: see them all with --format csv or json")
+    console.print(summary(rows), markup=False)
+
+
+def _table_cells(row: dict[str, Any]) -> list[str]:
+    from rich.markup import escape
+
+    probability = max(row["probabilities"].values()) if row["probabilities"] else None
+    return [
+        escape("/".join(Path(row["source"]).parts[-2:])),
+        str(row["frame"]) if row["frame"] else "",
+        row["status"],
+        row["label"] or "",
+        f"{probability:.3f}" if probability is not None else "",
+        escape(f"{row['reason']}: {row['detail']}") if row["reason"] else "",
+    ]
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """One or two lines: how many of what."""
+    status = Counter(row["status"] for row in rows)
+    labels = Counter(row["label"] for row in rows if row["label"])
+    reasons = Counter(row["reason"] for row in rows if row["status"] == "refused")
+    parts = [f"{len(rows)} rows: {_listed(status)}"]
+    if labels:
+        parts.append(f"labels: {_listed(labels)}")
+    if reasons:
+        parts.append(f"refused: {_listed(reasons)}")
+    return "\n".join(parts)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print plain rows."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape("" if row[c] is None else str(row[c])) for c in columns))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -1,0 +1,129 @@
+"""One process tree on one machine: private Redis and worker, started, watched and stopped together."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from slicewise.db.engine import Database
+from slicewise.worker.errors import Misconfigured
+from slicewise.worker.queue import embedded
+from slicewise.worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 30.0
+_RESTART_SECONDS = 1.0
+
+# A worker that dies this often without living this long has something wrong that a restart does not mend.
+_MOST_QUICK_DEATHS = 5
+_QUICK_SECONDS = 10.0
+
+
+@contextmanager
+def claimed(home: Path) -> Iterator[bool]:
+    """Take the home for this process tree; False when another `up` or `run` serves it already.
+
+    The lock is the kernel's: it goes with the process, however that ends.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "serving.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class Service:
+    """A running Redis (where the broker is the embedded one) and worker.
+
+    Use it as a context; leaving it stops what it started: the worker finishes or hands back its job first.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._worker_log: IO[bytes] | None = None
+        self._started = 0.0
+        self._quick_deaths = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Service:
+        self._settings.logs.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.callback(self._stop)
+            database = Database(self._settings.database_url)
+            database.upgrade()
+            database.close()
+            self._start_redis()
+            self._worker_log = stack.enter_context((self._settings.logs / "worker.log").open("ab"))
+            self._start_worker()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    def watch(self) -> None:
+        """Start again whatever has died; call it now and then.
+
+        Raises
+        ------
+        Misconfigured
+            The worker dies again and again as soon as it starts; its log is named.
+        """
+        if self._redis and self._redis.poll() is not None:
+            log.warning("the embedded Redis ended with %s: starting it again", self._redis.returncode)
+            self._start_redis()
+        if self._worker and self._worker.poll() is not None:
+            lived = time.monotonic() - self._started
+            self._quick_deaths = self._quick_deaths + 1 if lived < _QUICK_SECONDS else 0
+            if self._quick_deaths >= _MOST_QUICK_DEATHS:
+                raise Misconfigured(f"the worker does not stay up: see {self._settings.logs / 'worker.log'}")
+            log.warning("the worker ended with %s: starting it again", self._worker.returncode)
+            time.sleep(_RESTART_SECONDS)
+            self._start_worker()
+
+    def _start_redis(self) -> None:
+        if self._settings.embedded:
+            self._redis = embedded.start(self._settings.home, self._settings.logs / "redis.log")
+
+    def _start_worker(self) -> None:
+        self._started = time.monotonic()
+        # Of its own session, so that Ctrl-C reaches only this process, which then stops it in order.
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "slicewise.worker.cli", "worker"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._worker_log,
+            stderr=subprocess.STDOUT,
+            env=_environment(self._settings),
+            start_new_session=True,
+        )
+
+    def _stop(self) -> None:
+        for process in (self._worker, self._redis):
+            if process and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(_STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """This process's settings, spelled out for a child."""
+    spelled = {f"SLICEWISE_{name.upper()}": str(getattr(settings, name)) for name in settings.__dataclass_fields__}
+    return {**os.environ, **spelled}
