@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from slicewise.db.models import Arrival, Instance, Job, Result
@@ -152,7 +152,7 @@ def job_counts(session: Session) -> dict[str, int]:
     return {status: count for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status))}
 
 
-def _result_rows() -> Select[Any]:
+def _result_rows() -> Any:
     return (
         select(
             Arrival.source,

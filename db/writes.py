@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from slicewise.db.engine import now
-from slicewise.db.models import Arrival, Instance, Job, Result
-from slicewise.db.records import Assessed, Content, Header, JobStatus, Lane
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
+
+from slicewise.db.engine import now
+from slicewise.db.models import Arrival, Instance, Job, Result
+from slicewise.db.records import Assessed, Content, Header, JobStatus, Lane
 
 MAX_ATTEMPTS = 3
 """A job that has failed this often, however it died, is dead."""
@@ -115,7 +116,7 @@ def renew(session: Session, job_id: int, owner: str, seconds: float) -> None:
 
 
 def record(
-    session: Session, job_id: int, owner: str, assessed: Sequence[Assessed], preprocess_version: str, seconds: float
+    session: Session, job_id: int, owner: str, assessed: Sequence[Assessed], *, preprocess_version: str, seconds: float
 ) -> None:
     """Write the answers of whole files under the lease, which is renewed with them.
 

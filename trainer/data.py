@@ -106,9 +106,7 @@ def _grouped(found: list[Example], groups: Path) -> list[Example]:
     return joined
 
 
-def split(
-    examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold: int = 0, seed: int = 0
-) -> Split:
+def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold: int = 0, seed: int = 0) -> Split:
     """Part examples into training and validation.
 
     Parameters

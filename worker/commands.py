@@ -209,8 +209,10 @@ def _worker(options: argparse.Namespace) -> int:
     if settings.provider == "cpu":
         session.load(settings.model, threads=1)
     app.app.worker_main(
-        ["worker", "--pool=prefork", f"--concurrency={options.concurrency}", f"--queues={options.lanes}"]
-        + ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=INFO"]
+        [
+            *("worker", "--pool=prefork", f"--concurrency={options.concurrency}", f"--queues={options.lanes}"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=INFO"),
+        ]
     )
     return 0
 

@@ -6,7 +6,7 @@ Knows no queue, no database and no clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
 from slicewise.db.reasons import RefusalReason
+from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import Slice, limits, open_scan, to_raster
 from slicewise.worker.model.session import BATCH, Model
@@ -69,7 +69,7 @@ def assess(
     prepare: Prepare = prepare,
     threads: int = 2,
     tick: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Key, Header, tuple[Answer, ...]]]:
+) -> Generator[tuple[Key, Header, tuple[Answer, ...]]]:
     """Assess files, in order, batching slices across them.
 
     Parameters

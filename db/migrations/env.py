@@ -1,6 +1,7 @@
 """Alembic's entry: always online, on the connection that `Database.upgrade` hands over."""
 
 from alembic import context
+
 from slicewise.db.models import Base
 
 context.configure(

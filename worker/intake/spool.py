@@ -80,7 +80,7 @@ class Spool:
                 writing.flush()
                 os.fsync(writing.fileno())
             final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial, final)
+            partial.replace(final)
             _sync_folder(final.parent)
             return Spooled(final.name, size)
         finally:

@@ -102,9 +102,8 @@ def _walk(roots: Iterable[Path], submission: Submission) -> Iterator[Path]:
 
         for folder, folders, names in os.walk(root, onerror=unlistable):
             folders.sort()
-            for name in list(folders):
-                if os.path.islink(os.path.join(folder, name)):
-                    submission.not_taken.append((os.path.join(folder, name), "a symbolic link to a folder"))
+            links = [str(path) for name in folders if (path := Path(folder, name)).is_symlink()]
+            submission.not_taken.extend((link, "a symbolic link to a folder") for link in links)
             yield from (Path(folder, name) for name in sorted(names))
 
 

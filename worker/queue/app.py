@@ -102,10 +102,10 @@ def sweep(settings: Settings) -> int:
         database.close()
 
 
-class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
+class Sweeper(bootsteps.StartStopStep):
     """Sweeps from the worker's own event loop: no thread that a fork could catch holding a lock."""
 
-    requires = {"celery.worker.components:Timer"}
+    requires = ("celery.worker.components:Timer",)
 
     def start(self, parent: Any) -> None:
         self._timer = parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep)
@@ -116,7 +116,7 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
     def _sweep(self) -> None:
         try:
             sweep(Settings.from_environment())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # The timer's boundary: the database or the broker is away; the next sweep tries again.
             log.warning("sweep failed: %s", type(error).__name__)
 

@@ -30,7 +30,7 @@ def abandoned(owners: Iterable[str]) -> list[str]:
 
 def _machine() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()[:40]}|{boot[:13]}|{os.readlink('/proc/self/ns/pid')}"
+    return f"{socket.gethostname()[:40]}|{boot[:13]}|{Path('/proc/self/ns/pid').readlink()}"
 
 
 def _start_time(pid: int) -> str:

@@ -129,7 +129,12 @@ class Work:
             for key in held:
                 mine = [assessed for job, assessed in chunk if job == key]
                 writes.record(
-                    session, key, self._me, mine, self.version.preprocess_version, self._settings.lease_seconds
+                    session,
+                    key,
+                    self._me,
+                    mine,
+                    preprocess_version=self.version.preprocess_version,
+                    seconds=self._settings.lease_seconds,
                 )
                 if finish:
                     writes.finish(session, key, self._me)

@@ -1,0 +1,64 @@
+# The two words that need nothing but python3.11, make and git: `make run` and `make test`.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SCANS ?= worker/sample/study
+
+# A GPU worker where an NVIDIA driver answers, a CPU worker elsewhere. FLAVOUR=cpu overrides it.
+FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PROVIDER_gpu := cuda
+PROVIDER_cpu := cpu
+
+.PHONY: help run test check format bench lock clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/.worker-$(FLAVOUR)  ## score the sample study, or make run SCANS=path
+	@SLICEWISE_PROVIDER=$${SLICEWISE_PROVIDER:-$(PROVIDER_$(FLAVOUR))} $(BIN)/slicewise run "$(SCANS)"
+
+test: $(VENV)/.dev  ## install what the tests need, then run all of them
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## put every file into the house's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict, side by side
+	$(BIN)/python -m tests.bench.throughput
+
+lock:  ## resolve requirements/*.txt anew (needs uv)
+	requirements/lock.sh
+
+clean:  ## remove what make has made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "slicewise needs Python 3.11 or newer; set PYTHON="; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# onnxruntime and onnxruntime-gpu break each other: a change of flavour takes both out first.
+define install
+	@echo "installing $(1) (a few minutes the first time)"
+	@$(BIN)/pip uninstall --quiet --yes $(2) 2>/dev/null || true
+	@rm -f $(VENV)/.worker-* $(VENV)/.dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+endef
+
+$(VENV)/.worker-cpu: requirements/worker-cpu.txt pyproject.toml | $(VENV)/bin/python
+	$(call install,worker-cpu,onnxruntime-gpu)
+
+$(VENV)/.worker-gpu: requirements/worker-gpu.txt pyproject.toml | $(VENV)/bin/python
+	$(call install,worker-gpu,onnxruntime onnxruntime-gpu)
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(call install,dev,onnxruntime-gpu)
+	@touch $(VENV)/.worker-cpu
