@@ -259,13 +259,18 @@ def _jobs(options: argparse.Namespace) -> int:
         rows = questions.jobs(session, status=options.status, limit=options.limit)
         counts = questions.job_counts(session)
     if options.format == "table" and not options.output:
-        report.print_table(rows, _JOB_COLUMNS)
+        report.print_table([_short_times(row) for row in rows], _JOB_COLUMNS)
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no jobs yet")
     else:
         report.write(
             ({c: r[c] for c in _JOB_COLUMNS} for r in rows), _JOB_COLUMNS, _machine_format(options), options.output
         )
     return 0
+
+
+def _short_times(row: dict[str, Any]) -> dict[str, Any]:
+    """Whole seconds: enough for a person."""
+    return {**row, **{k: row[k][:19].replace("T", " ") for k in ("created_at", "finished_at") if row[k]}}
 
 
 def _model_show(options: argparse.Namespace) -> int:

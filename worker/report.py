@@ -138,7 +138,7 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
 
     table = Table(header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column.endswith("_at"))
     for row in rows:
         table.add_row(*(escape("" if row[c] is None else str(row[c])) for c in columns))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
