@@ -201,7 +201,7 @@ class Head:
         """The head as computed tomography shows it, in HU."""
         p = self.bent(points)
         covered, skull, skin = np.clip(self._covered(p), 0, 1), self._skull(p), self._skin(p)
-        made = np.where(skin < -4.5, 55.0, -95.0) * (1 - covered) + (22 + 20 * (1.2 - self._brain_signal(p))) * covered
+        made = np.where(skin < -4.5, 55.0, -95.0) * (1 - covered) + self._brain_hounsfield(p) * covered
         made = np.where(self._hull(p) < -1, np.minimum(made, 40.0 * covered + 8), made)
         made = made * (1 - skull) + 1000 * skull
         return made * soft_step(-skin, 0, 0.4) - 1000 * soft_step(skin, 0, 0.4)
@@ -211,6 +211,11 @@ class Head:
         # Averaging 152 brains blurred them: give the edges back.
         level = level + 0.8 * (level - ndimage.gaussian_filter(level, 1.6))
         return np.clip(0.08 + 0.92 * (level - _FLUID_LEVEL) / (_WHITE_LEVEL - _FLUID_LEVEL), 0.03, 1.1)
+
+    def _brain_hounsfield(self, p: Points) -> np.ndarray:
+        signal = self._brain_signal(p)
+        # Fluid is 5 HU, grey matter about 38, white matter a little less.
+        return 5 + 33 * soft_step(signal, 0.35, 0.08) - 8 * soft_step(signal, 0.8, 0.06)
 
     def _skull(self, p: Points) -> np.ndarray:
         s = self._hull(p) / self._thick(p)
@@ -256,26 +261,26 @@ class Head:
         yield ellipsoid(p, (0, 44, -98), (24, 28, 17)), 0.50 + 0.04 * self._fine(p)  # tongue
         along = (p[..., 1] + 6) * 0.6 + (p[..., 2] + 36) * 0.8
         across = (p[..., 1] + 6) * 0.8 - (p[..., 2] + 36) * 0.6
-        clivus = np.maximum.reduce([np.abs(across) / 5, side / 11, np.abs(along + 12) / 20])
+        clivus = ((across / 5) ** 4 + (side / 11) ** 4 + ((along + 12) / 20) ** 4) ** 0.25
         yield clivus, 0.05
         yield clivus * 1.35, 0.62
-        spine = np.stack([p[..., 0], p[..., 1] + 0.12 * (p[..., 2] + 70), np.maximum(p[..., 2] + 66, 0)], -1)
-        yield ellipsoid(spine, (0, -8, 0), (14, 9, 6)), 0.5  # vertebral bodies
-        yield ellipsoid(spine, (0, -30, 0), (11, 10, 6)), 0.12  # spinal canal
-        yield ellipsoid(spine, (0, -30, 0), (6, 5.5, 6)), 0.72  # cord
+        spine = np.stack([p[..., 0], p[..., 1] + 0.12 * (p[..., 2] + 70), np.maximum(p[..., 2] + 82, 0)], -1)
+        yield ellipsoid(spine, (0, -8, 0), (14, 9, 14)), 0.5  # vertebral bodies
+        yield ellipsoid(spine, (0, -30, 0), (11, 10, 20)), 0.12  # spinal canal
+        yield ellipsoid(spine, (0, -30, 0), (6, 5.5, 20)), 0.72  # cord
         yield ellipsoid(p, (0, 3, -35), (7, 5, 4)), 0.75  # pituitary gland
 
 
 # --- Masses -----------------------------------------------------------------------------------------------------
 
-_RAGGED = Noise("ragged", 9.0)
+_RAGGED = Noise("ragged border", 11.0)
 _PATCHY = Noise("patchy", 5.0)
 
 
 def _pushed(p: Points, mass: Mass) -> Points:
     """Where the tissue now at `p` lay before the mass grew: nearer to the mass's centre."""
     rho = ellipsoid(p, mass.centre, mass.radii)[..., None]
-    return p - (p - np.float32(mass.centre)) * (0.55 * np.exp(-((rho / 1.35) ** 2)))
+    return p - (p - np.float32(mass.centre)) * (0.5 * np.exp(-((rho / 1.3) ** 2)))
 
 
 def _blend(under: Signal, value: float | np.ndarray, weight: np.ndarray) -> Signal:
@@ -699,7 +704,6 @@ def computed_tomography(name: str, head: Head) -> Dataset:
 
 def build(output: Path) -> None:
     """Write `output`/study and `output`/manifest.csv anew."""
-    # Our implementation, not pydicom's version, stands in the file: a newer pydicom then changes no byte.
     study = output / "study"
     shutil.rmtree(study, ignore_errors=True)
     study.mkdir(parents=True)

@@ -174,6 +174,7 @@ def _up(options: argparse.Namespace) -> int:
     from slicewise.worker.errors import Misconfigured
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings, asked_to_stop = _settings(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())

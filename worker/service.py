@@ -16,7 +16,7 @@ from typing import IO
 
 from slicewise.db.engine import Database
 from slicewise.worker.errors import Misconfigured
-from slicewise.worker.queue import embedded
+from slicewise.worker.queue import child, embedded
 from slicewise.worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -102,14 +102,11 @@ class Service:
 
     def _start_worker(self) -> None:
         self._started = time.monotonic()
-        # Of its own session, so that Ctrl-C reaches only this process, which then stops it in order.
-        self._worker = subprocess.Popen(
+        assert self._worker_log
+        self._worker = child.start(
             [sys.executable, "-m", "slicewise.worker.cli", "worker"],
-            stdin=subprocess.DEVNULL,
-            stdout=self._worker_log,
-            stderr=subprocess.STDOUT,
-            env=_environment(self._settings),
-            start_new_session=True,
+            output=self._worker_log,
+            environment=_environment(self._settings),
         )
 
     def _stop(self) -> None:

@@ -52,8 +52,8 @@ class Model:
         Returns
         -------
         numpy.ndarray
-            ``(N, len(labels)) float32``; each row sums to 1. A row depends on its slice alone: every call has
-            the same shape (the last batch is padded), so an answer never changes with its neighbours.
+            ``(N, len(labels)) float32``; each row sums to 1. A row depends on its slice alone, not on its
+            neighbours nor on how many they are.
         """
         answers = [self._batch(rasters[start : start + BATCH]) for start in range(0, len(rasters), BATCH)]
         return np.concatenate(answers) if answers else np.empty((0, len(self.labels)), np.float32)

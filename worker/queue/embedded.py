@@ -11,6 +11,7 @@ from pathlib import Path
 import redis
 
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.queue import child
 
 _START_SECONDS = 15.0
 
@@ -64,8 +65,7 @@ def start(home: Path, log: Path) -> subprocess.Popen[bytes]:
         "daemonize": "no",
     }
     arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
-    # A session of its own: Ctrl-C must reach the worker first and the broker last.
-    server = subprocess.Popen([binary(), *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
+    server = child.start([binary(), *arguments])
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         if answers(f"redis+socket://{socket}"):
