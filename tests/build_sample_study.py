@@ -170,8 +170,7 @@ class Head:
         dilated = ndimage.distance_transform_edt(~padded) <= 6
         closed = (ndimage.distance_transform_edt(dilated) > 6) | padded
         hull = signed_distance(ndimage.gaussian_filter(closed.astype(np.float32), 1.2) > 0.5, 2.0)
-        p = np.stack(np.meshgrid(*(np.arange(n) * 2 + o for n, o in zip(hull.shape, start, strict=True)), indexing="ij"), -1)
-        p = p.astype(np.float32)
+        p = np.moveaxis(np.indices(hull.shape, np.float32), 0, -1) * 2 + start
         face = np.minimum(ellipsoid(p, (0, 34, -56), (66, 50, 66)), ellipsoid(p, (0, 82, -62), (13, 18, 18)))
         neck = np.where(p[..., 2] < -35, ellipsoid(p, (0, -24, 0), (64, 58, 1e6)), 9)
         scalp = hull < 13.5 * self._thick(p)
@@ -486,7 +485,7 @@ def classic(
 def enhanced(name: str, series: Series, planes: list[Plane], stored: np.ndarray) -> Dataset:
     """An Enhanced MR Image Storage object: geometry, rescale and window stand in functional groups (PS3.3 C.7.6.16)."""
     ds = header(name, series, uid.EnhancedMRImageStorage)
-    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     ds.AcquisitionDateTime = "20000101120000"
     ds.AcquisitionNumber = ds.InstanceNumber = 1
     ds.ContentQualification = "RESEARCH"
@@ -610,6 +609,7 @@ SELLA_MASS = Mass("sella", (0, 3, -31), (14, 12, 10))
 RIM_PLANE = axial(27)
 CORONAL_PLANE = Plane("COR", (0, -20, 6), rows=208, columns=208)
 SAGITTAL_PLANE = Plane("SAG", (16, -8, -8), rows=256, columns=256)
+SELLA_PLANE = Plane("COR", (0, 3, 4), rows=208, columns=208)
 
 
 @dataclass(frozen=True)
@@ -626,24 +626,24 @@ class Entry:
 def to_assess(head: Head) -> Iterator[Entry]:
     """The slices that a model can be asked about."""
 
-    def slice_of(name: str, syntax: str, series: Series, plane: Plane, note: str, mass: Mass | None = None) -> Entry:
+    def one(name: str, syntax: str, series: Series, plane: Plane, note: str, mass: Mass | None = None) -> Entry:
         return Entry(name, encoded(classic(name, series, plane, acquire(head, plane, mass)), syntax), note)
 
-    yield slice_of("brain_axial_explicit.dcm", uid.ExplicitVRLittleEndian, AXIAL, axial(10), "basal ganglia")
-    yield slice_of("brain_axial_rle.dcm", uid.RLELossless, AXIAL, axial(22), "lateral ventricles")
+    explicit, implicit, big_endian = uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian
+    deflated = uid.DeflatedExplicitVRLittleEndian
+    yield one("brain_axial_explicit.dcm", explicit, AXIAL, axial(10), "basal ganglia")
+    yield one("brain_axial_rle.dcm", uid.RLELossless, AXIAL, axial(22), "lateral ventricles")
     name = "brain_axial_monochrome1_jpeglossless.dcm"
     inverted = classic(name, AXIAL, axial(36), acquire(head, axial(36)), instance=3, monochrome1=True)
     yield Entry(name, encoded(inverted, uid.JPEGLosslessSV1), "above the ventricles; white is the lowest value")
-    yield slice_of("brain_coronal_bigendian.dcm", uid.ExplicitVRBigEndian, CORONAL, CORONAL_PLANE, "brain stem")
-    yield slice_of("brain_sagittal_deflated.dcm", uid.DeflatedExplicitVRLittleEndian, SAGITTAL, SAGITTAL_PLANE, "beside the midline")
-    stack = [Plane("AX", (0, -17, z), 192, 160, 1.25) for z in (44, 48, 52)]
-    stored = np.stack([acquire(head, plane) for plane in stack])
-    name = "brain_axial_multiframe_rle.dcm"
-    yield Entry(name, encoded(enhanced(name, STACK, stack, stored), uid.RLELossless), "Enhanced MR, near the vertex", frames=3)
-    yield slice_of("mass_rim_jpeg2000.dcm", uid.JPEG2000Lossless, RIM, RIM_PLANE, "like a glioma", RIM_MASS)
-    yield slice_of("mass_dural_jpegls.dcm", uid.JPEGLSLossless, DURAL, axial(42), "like a meningioma", DURAL_MASS)
-    sella = Plane("COR", (0, 3, 4), rows=208, columns=208)
-    yield slice_of("mass_sella_implicit.dcm", uid.ImplicitVRLittleEndian, SELLA, sella, "like a pituitary tumour", SELLA_MASS)
+    yield one("brain_coronal_bigendian.dcm", big_endian, CORONAL, CORONAL_PLANE, "brain stem")
+    yield one("brain_sagittal_deflated.dcm", deflated, SAGITTAL, SAGITTAL_PLANE, "beside the midline")
+    name, stack = "brain_axial_multiframe_rle.dcm", [Plane("AX", (0, -17, z), 192, 160, 1.25) for z in (44, 48, 52)]
+    frames = enhanced(name, STACK, stack, np.stack([acquire(head, plane) for plane in stack]))
+    yield Entry(name, encoded(frames, uid.RLELossless), "Enhanced MR; near the vertex", frames=3)
+    yield one("mass_rim_jpeg2000.dcm", uid.JPEG2000Lossless, RIM, RIM_PLANE, "painted like a glioma", RIM_MASS)
+    yield one("mass_dural_jpegls.dcm", uid.JPEGLSLossless, DURAL, axial(42), "painted like a meningioma", DURAL_MASS)
+    yield one("mass_sella_implicit.dcm", implicit, SELLA, SELLA_PLANE, "painted like a pituitary tumour", SELLA_MASS)
     yield Entry("brain_axial.jpg", picture(acquire(head, axial(16)), "JPEG"), "a slice exported as a picture")
     yield Entry("brain_axial.png", picture(acquire(head, axial(30)), "PNG"), "a slice exported as a picture")
     rim = picture(acquire(head, RIM_PLANE, RIM_MASS), "JPEG")

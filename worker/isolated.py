@@ -43,6 +43,8 @@ def prepare(path: Path) -> Prepared:
         )
     except subprocess.TimeoutExpired:
         return _killed(f"decoding took more than {MAX_SECONDS} s")
+    if child.returncode == _BROKEN:
+        return Prepared(failure="the decoding process could not start or report")
     if child.returncode:
         return _killed(f"the decoding process ended with {child.returncode}")
     # Our own child's pipe, never a queue: the one place where pickle is fit.
@@ -55,10 +57,19 @@ def _killed(detail: str) -> Prepared:
     return Prepared(refusal=Refused(RefusalReason.KILLED_THE_WORKER, detail))
 
 
+# What the interpreter itself ends with when an exception of ours gets out of it: no fault of the file's.
+_BROKEN = 1
+# What a decoder that ran out of its memory ends with.
+_OUT_OF_MEMORY = 3
+
+
 def _main(path: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout.buffer.write(pickle.dumps(prepare_here(Path(path))))
+    prepared = prepare_here(Path(path))
+    if prepared.failure and prepared.failure.startswith("MemoryError"):
+        sys.exit(_OUT_OF_MEMORY)
+    sys.stdout.buffer.write(pickle.dumps(prepared))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ class Prepared:
     """A file made ready for the network.
 
     `frames` holds, for each frame from 1, its ``(150, 150) uint8`` raster or the refusal of that frame; it is empty
-    where `refusal` says that the file as a whole cannot be assessed.
+    where `refusal` says that the file as a whole cannot be assessed, or `failure` that something broke which
+    is no fault of the file's.
     """
 
     header: Header = field(default_factory=Header)
     frames: tuple[np.ndarray | Refused, ...] = ()
     refusal: Refused | None = None
+    failure: str | None = None
 
 
 Prepare = Callable[[Path], Prepared]
@@ -42,7 +44,7 @@ Key = TypeVar("Key")
 
 
 def prepare(path: Path) -> Prepared:
-    """Decode one spooled file. Never raises `Refused`: a refusal is a value here."""
+    """Decode one spooled file. Raises nothing: a refusal and a failure are values here."""
     header = Header()
     try:
         size = path.stat().st_size
@@ -53,6 +55,10 @@ def prepare(path: Path) -> Prepared:
         return Prepared(header, tuple(_raster_or_refusal(s) for s in scan.slices()))
     except Refused as refusal:
         return Prepared(header, refusal=refusal)
+    except Exception as error:  # noqa: BLE001
+        # The file's boundary: a disk error or a bug of ours met by one file must not cost its neighbours. It is no
+        # refusal: the job dies of it, the reason is kept, and a retry after the repair assesses the file.
+        return Prepared(header, failure=where(error))
 
 
 def _raster_or_refusal(decoded: Slice) -> np.ndarray | Refused:
@@ -69,7 +75,7 @@ def assess(
     prepare: Prepare = prepare,
     threads: int = 2,
     tick: Callable[[], None] = lambda: None,
-) -> Generator[tuple[Key, Header, tuple[Answer, ...]]]:
+) -> Generator[tuple[Key, Prepared, tuple[Answer, ...]]]:
     """Assess files, in order, batching slices across them.
 
     Parameters
@@ -84,7 +90,8 @@ def assess(
     Yields
     ------
     tuple
-        Key, header facts, and the answers of all the file's frames (one with frame 0 where the file was refused).
+        Key, what was prepared, and the answers of all the file's frames: one with frame 0 where the file was
+        refused, none where preparing it failed.
     """
     batch = _Batch(model)
     waiting: deque[tuple[Key, Prepared, list[int]]] = deque()
@@ -158,9 +165,9 @@ class _Batch:
 
 def _answer(
     model: Model, batch: _Batch, key: Key, prepared: Prepared, tickets: list[int]
-) -> tuple[Key, Header, tuple[Answer, ...]]:
+) -> tuple[Key, Prepared, tuple[Answer, ...]]:
     if prepared.refusal:
-        return key, prepared.header, (_refused(prepared.refusal, WHOLE_FILE, NO_MODEL),)
+        return key, prepared, (_refused(prepared.refusal, WHOLE_FILE, NO_MODEL),)
     remaining = iter(tickets)
     answers = tuple(
         # A refused frame of a sound file names the model in charge: another model's run must answer it again.
@@ -169,7 +176,7 @@ def _answer(
         else _labelled(model, batch.take(next(remaining)), number)
         for number, frame in enumerate(prepared.frames, start=1)
     )
-    return key, prepared.header, answers
+    return key, prepared, answers
 
 
 def _refused(refusal: Refused, frame: int, model_sha256: str) -> Answer:
@@ -185,3 +192,12 @@ def _labelled(model: Model, probabilities: np.ndarray, frame: int) -> Answer:
         probabilities={label: float(p) for label, p in zip(model.labels, probabilities, strict=True)},
         provider=model.provider,
     )
+
+
+def where(error: BaseException) -> str:
+    """Class, file and line of an exception: enough to find it, and no value in it that could name a person."""
+    place, trace = "an unknown place", error.__traceback__
+    while trace:
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} in {place}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from slicewise.db import questions, writes
 from slicewise.db.engine import Database
@@ -63,7 +62,7 @@ class Work:
             return []
         except Exception as error:
             # The task boundary: whatever broke, the jobs must not stay leased until the lease runs out.
-            reason = f"{type(error).__name__} in {_where(error)}"
+            reason = pipeline.where(error)
             with suppress(Exception), self._database.writing() as session:
                 for key in held:
                     writes.fail(session, key, self._me, reason)
@@ -95,6 +94,7 @@ class Work:
         with self._database.reading() as session:
             waiting = [w for key in held for w in questions.unanswered(session, key, self.version)]
         chunk: list[tuple[int, Assessed]] = []
+        broken: dict[int, str] = {}
         started = written = renewed = time.monotonic()
 
         def tick() -> None:
@@ -109,8 +109,11 @@ class Work:
             prepare=self._prepare(isolate=any(held.values())),
             tick=tick,
         )
-        for w, header, given in answers:
-            chunk.append((w.job_id, Assessed(w.instance_id, w.content_sha256, header, given)))
+        for w, prepared, given in answers:
+            if prepared.failure:
+                broken[w.job_id] = f"file {w.content_sha256[:12]}: {prepared.failure}"
+                continue
+            chunk.append((w.job_id, Assessed(w.instance_id, w.content_sha256, prepared.header, given)))
             if len(chunk) >= _CHUNK_FILES or time.monotonic() - written > _CHUNK_SECONDS:
                 self._record(held, chunk)
                 chunk, written = [], time.monotonic()
@@ -118,13 +121,14 @@ class Work:
                     answers.close()
                     self._hand_back(held)
                     return list(held)
-        self._record(held, chunk, finish=True)
+        self._record(held, chunk)
+        self._close(held, broken)
         return []
 
     def _prepare(self, *, isolate: bool) -> pipeline.Prepare:
         return isolated.prepare if isolate else pipeline.prepare
 
-    def _record(self, held: dict[int, bool], chunk: list[tuple[int, Assessed]], *, finish: bool = False) -> None:
+    def _record(self, held: dict[int, bool], chunk: list[tuple[int, Assessed]]) -> None:
         with self._database.writing() as session:
             for key in held:
                 mine = [assessed for job, assessed in chunk if job == key]
@@ -136,7 +140,14 @@ class Work:
                     preprocess_version=self.version.preprocess_version,
                     seconds=self._settings.lease_seconds,
                 )
-                if finish:
+
+    def _close(self, held: dict[int, bool], broken: dict[int, str]) -> None:
+        """Every job is done but those with a file that could not be prepared: they are tried again."""
+        with self._database.writing() as session:
+            for key in held:
+                if key in broken:
+                    writes.fail(session, key, self._me, broken[key])
+                else:
                     writes.finish(session, key, self._me)
 
     def _renew(self, held: dict[int, bool]) -> None:
@@ -148,13 +159,3 @@ class Work:
         with self._database.writing() as session:
             for key in held:
                 writes.release(session, key, self._me)
-
-
-def _where(error: BaseException) -> str:
-    """The innermost frame of ours: file and line say enough, values may be PHI."""
-    place = "an unknown place"
-    trace = error.__traceback__
-    while trace:
-        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return place
