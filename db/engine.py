@@ -13,9 +13,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from slicewise.db.errors import DatabaseError
@@ -34,8 +34,12 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
-        self.engine = _engine(url)
+        try:
+            self.url = make_url(url)
+            self.engine = _engine(self.url)
+        except (ArgumentError, ImportError) as error:
+            # The URL itself is not repeated: it may hold a password.
+            raise DatabaseError(f"{error}: give a sqlite:/// or postgresql+psycopg:// URL") from None
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -51,14 +55,21 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Bring the schema to the newest revision. Safe to run twice and from several processes."""
-        if self.url.get_backend_name() == "sqlite" and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        with self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
-            if connection.dialect.name == "postgresql":
-                # Two workers that start together must not migrate together.
-                connection.execute(select(func.pg_advisory_xact_lock(0x51CE)))
-            command.upgrade(_alembic(connection), "head")
+        """Bring the schema to the newest revision. Safe to run twice and from several processes.
+
+        Raises
+        ------
+        DatabaseError
+            It does not answer.
+        """
+        with self._answering():
+            if self.url.get_backend_name() == "sqlite" and self.url.database:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            with self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    # Two workers that start together must not migrate together.
+                    connection.execute(select(func.pg_advisory_xact_lock(0x51CE)))
+                command.upgrade(_alembic(connection), "head")
 
     def check(self) -> str:
         """Say which revision the schema is at.
@@ -69,17 +80,21 @@ class Database:
             It does not answer, or its schema is not the newest.
         """
         wanted = ScriptDirectory.from_config(_alembic(None)).get_current_head()
-        try:
-            with self.engine.connect() as connection:
-                found = MigrationContext.configure(connection).get_current_revision()
-        except OperationalError as error:
-            raise DatabaseError(f"the database at {self.safe_url} does not answer: {_first_line(error)}") from error
+        with self._answering(), self.engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
         if found != wanted:
             raise DatabaseError(
                 f"the database at {self.safe_url} is at schema {found or 'none'}, this slicewise needs {wanted}: "
                 "run 'slicewise db upgrade'"
             )
         return str(found)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, OSError) as error:
+            raise DatabaseError(f"the database at {self.safe_url} does not answer: {_first_line(error)}") from error
 
     @property
     def safe_url(self) -> str:
@@ -103,8 +118,8 @@ def now(session: Session) -> datetime:
     return datetime.now(UTC)
 
 
-def _engine(url: str) -> Engine:
-    backend = make_url(url).get_backend_name()
+def _engine(url: URL) -> Engine:
+    backend = url.get_backend_name()
     if backend == "sqlite":
         engine = create_engine(url)
         event.listen(engine, "connect", _sqlite_connect)
@@ -114,7 +129,7 @@ def _engine(url: str) -> Engine:
         if importlib.util.find_spec("psycopg") is None:
             raise DatabaseError("PostgreSQL needs psycopg: pip install 'slicewise[postgres]'")
         return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    raise DatabaseError(f"no support for {backend}: give a sqlite:/// or postgresql+psycopg:// URL")
+    raise ArgumentError(f"no support for {backend}")
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:
@@ -141,5 +156,6 @@ def _alembic(connection: Connection | None) -> Config:
     return config
 
 
-def _first_line(error: OperationalError) -> str:
-    return str(error.orig).splitlines()[0] if error.orig else type(error).__name__
+def _first_line(error: DBAPIError | OSError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return next(iter(str(cause).splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from slicewise.db.models import Arrival, Instance, Job, Result
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, JobStatus
@@ -95,10 +95,13 @@ def results(
     series: str | None = None,
     limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Result rows, one per arrival and frame, in the order of arrival.
+    """Result rows, in the order of arrival.
 
     Parameters
     ----------
+    submission
+        One row per arrival and frame of this submission, so that every file of it is seen. Without it, one row
+        per result: a content that arrived twice has its first source.
     model
         Only this model's answers (and the refusals that needed none); None gives every model's.
 
@@ -110,6 +113,10 @@ def results(
         ``preprocess_version``, ``provider``, ``conflict``, ``job``, ``created_at``.
     """
     asked = _result_rows()
+    if submission is None:
+        twin = aliased(Arrival)
+        first = select(func.min(twin.id)).where(twin.instance_id == Instance.id).scalar_subquery()
+        asked = asked.where(Arrival.id == first)
     if model:
         asked = asked.where(_counts(model))
     for column, value in (

@@ -123,6 +123,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
         parts.append(f"labels: {_listed(labels)}")
     if reasons:
         parts.append(f"refused: {_listed(reasons)}")
+    parts.append("Research use only: not a medical device.")
     return "\n".join(parts)
 
 
