@@ -129,7 +129,8 @@ def record(
     """
     renew(session, job_id, owner, seconds)
     at = now(session)
-    for one in assessed:
+    # In one order everywhere, as in `_insert_missing`.
+    for one in sorted(assessed, key=lambda one: one.instance_id):
         _describe(session, one.instance_id, one.header)
     rows = [
         {
@@ -238,19 +239,26 @@ def _changed(result: Any) -> int:
 
 def _describe(session: Session, instance_id: int, header: Header) -> None:
     """Keep the header facts of a content seen for the first time, and notice a second content for one UID."""
-    first = None
-    if header.sop_instance_uid:
+    first, facts = None, {name: _storable(value) for name, value in vars(header).items()}
+    if facts["sop_instance_uid"]:
         first = session.scalar(
             select(Instance.id)
-            .where(Instance.sop_instance_uid == header.sop_instance_uid, Instance.id != instance_id)
+            .where(Instance.sop_instance_uid == facts["sop_instance_uid"], Instance.id != instance_id)
             .order_by(Instance.id)
             .limit(1)
         )
     session.execute(
         update(Instance)
         .where(Instance.id == instance_id, Instance.frames.is_(None))
-        .values(**vars(header), conflicts_with=first)
+        .values(**facts, conflicts_with=first)
     )
+
+
+def _storable(value: str | int | None) -> str | int | None:
+    """A header's text as both databases take it: a NUL or a lone surrogate would break the whole job."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "").encode("utf-8", "replace").decode() or None
 
 
 def _insert_missing(session: Session, table: type, rows: list[dict[str, Any]], key: list[str]) -> None:

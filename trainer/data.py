@@ -1,23 +1,26 @@
-"""Labelled pictures on disk: finding them, splitting them, feeding them to a network."""
+"""Labelled pictures on disk: finding them, splitting them, decoding them. No TensorFlow here."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import keras
 import numpy as np
-from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
-from slicewise.trainer.network import LABELS
+from slicewise.db.reasons import RefusalReason
+from slicewise.trainer.recipe import SPLITS, Selection
 from slicewise.worker.errors import Misconfigured, Refused
 from slicewise.worker.imaging import SIZE, load, to_raster
+
+LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
+"""The classes, in the order of the network's outputs. An exported bundle carries its own copy."""
 
 # Folder names of the public data sets, compared in lower case and without separators.
 _FOLDERS = {
@@ -26,17 +29,20 @@ _FOLDERS = {
     "meningiomatumor": "meningioma",
     "pituitarytumor": "pituitary",
 }
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".dcm"}
 
 
 @dataclass(frozen=True)
 class Example:
     """One labelled picture.
 
-    `group` joins near-copies: examples that share one never straddle a split. Without a groups file every
-    picture is its own group. `official` is ``Training``, ``Testing`` or empty.
+    `name` is its place below the data set's folder, that folder included: the same on every machine. `group` joins
+    near-copies: examples that share one never straddle a split. Without a groups file every picture is its own
+    group. `official` is ``Training``, ``Testing`` or empty.
     """
 
     path: Path
+    name: str
     label: str
     official: str
     group: str
@@ -46,16 +52,29 @@ class Example:
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint sets of examples and how they were parted."""
+    """Two disjoint sets of examples, how they were parted, and what was asked for."""
 
     training: list[Example]
     validation: list[Example]
     description: str
     leaky: bool
+    selection: Selection | None = None
 
 
-def find(roots: Iterable[Path], groups: Path | None = None) -> list[Example]:
-    """Every picture below `roots` that lies in a folder named after a class.
+class Rasters(NamedTuple):
+    """Decoded pictures, and what imaging refused.
+
+    `pixels` is ``(N, 150, 150) uint8`` in [0, 255]; `examples` names each of the N (a multi-frame file more than
+    once); `refused` holds the examples without a raster, as in serving, each with its reason.
+    """
+
+    pixels: np.ndarray
+    examples: list[Example]
+    refused: list[tuple[Example, RefusalReason]]
+
+
+def find(roots: Iterable[Path], groups: Path | None = None, *, every_class: bool = True) -> list[Example]:
+    """Every picture below `roots`, labelled by the folder it lies in.
 
     Parameters
     ----------
@@ -64,22 +83,29 @@ def find(roots: Iterable[Path], groups: Path | None = None) -> list[Example]:
     groups
         CSV with the columns ``path`` (relative to the CSV), ``pooled_group``, ``fold5`` and
         ``group_mixed_label``.
+    every_class
+        Whether a class without a single picture is an error.
 
     Raises
     ------
     Misconfigured
-        A class without a single picture, or a picture that the groups file does not name.
+        A picture in a folder that is no class, a class without a single picture, or a picture that the groups
+        file does not name.
     """
     found = []
     for root in roots:
-        for path in sorted(root.rglob("*")):
+        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES):
             label = _FOLDERS.get(path.parent.name.lower().replace("_", "").replace(" ", ""))
-            if label and path.suffix.lower() in {".jpg", ".jpeg", ".png", ".dcm"}:
-                official = path.parent.parent.name.capitalize()
-                official = official if official in {"Training", "Testing"} else ""
-                found.append(Example(path, label, official, group=str(path)))
+            if label is None:
+                raise Misconfigured(
+                    f"{path} lies in no class: name its folder after one ({', '.join(LABELS)}), or move it away"
+                )
+            official = path.parent.parent.name.capitalize()
+            official = official if official in {"Training", "Testing"} else ""
+            name = f"{root.resolve().name}/{path.relative_to(root).as_posix()}"
+            found.append(Example(path, name, label, official, group=name))
     missing = [label for label in LABELS if all(e.label != label for e in found)]
-    if missing:
+    if missing and (every_class or not found):
         raise Misconfigured(
             f"no pictures of {', '.join(missing)} below {', '.join(map(str, roots))}: "
             f"give a folder that holds one folder per class ({', '.join(LABELS)})"
@@ -88,8 +114,11 @@ def find(roots: Iterable[Path], groups: Path | None = None) -> list[Example]:
 
 
 def _grouped(found: list[Example], groups: Path) -> list[Example]:
-    with groups.open(newline="") as handle:
-        audit = {(groups.parent / row["path"]).resolve(): row for row in csv.DictReader(handle)}
+    try:
+        with groups.open(newline="", encoding="utf-8") as handle:
+            audit = {(groups.parent / row["path"]).resolve(): row for row in csv.DictReader(handle)}
+    except FileNotFoundError:
+        raise Misconfigured(f"no groups file at {groups}: give --groups the CSV of near-copies") from None
     joined = []
     for example in found:
         row = audit.get(example.path.resolve())
@@ -106,6 +135,14 @@ def _grouped(found: list[Example], groups: Path) -> list[Example]:
     return joined
 
 
+def select(selection: Selection) -> Split:
+    """Find and part the pictures that a person asked for."""
+    groups = Path(selection.groups) if selection.groups else None
+    examples = find([Path(root) for root in selection.roots], groups)
+    parted = split(examples, selection.how, fraction=selection.fraction, fold=selection.fold, seed=selection.seed)
+    return replace(parted, selection=selection)
+
+
 def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold: int = 0, seed: int = 0) -> Split:
     """Part examples into training and validation.
 
@@ -116,6 +153,11 @@ def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold:
         same share, whole groups. ``fold``: one fold of the groups file. ``official``: Testing validates.
     fraction : float
         Share of each class that validates, in (0, 1); for ``random`` and ``group``.
+
+    Raises
+    ------
+    Misconfigured
+        No such split, no fold to split by, or nothing left on one side.
     """
     if how == "fold":
         if any(e.fold is None for e in examples):
@@ -132,7 +174,7 @@ def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold:
         leaky = not grouped
         text += " (leaky: near-copies straddle it)" if leaky else ""
     else:
-        raise Misconfigured(f"no split is called {how}: random, group, fold or official")
+        raise Misconfigured(f"no split is called {how}: {', '.join(SPLITS)}")
     training = [e for e in examples if e.path not in held]
     validation = [e for e in examples if e.path in held]
     if not training or not validation:
@@ -145,130 +187,52 @@ def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold:
 
 def _draw(examples: Sequence[Example], fraction: float, seed: int, *, by_group: bool) -> set[Path]:
     """Draw a share of each class, by a hash of the seed and the name: the same on every machine."""
-    held: set[Path] = set()
+
+    def unit(example: Example) -> str:
+        return example.group if by_group else "/".join(example.path.parts[-3:])
+
+    held: set[str] = set()
     for label in LABELS:
-        units: dict[str, list[Example]] = defaultdict(list)
-        for e in examples:
-            if e.label == label:
-                units[e.group if by_group else "/".join(e.path.parts[-3:])].append(e)
-        wanted = round(fraction * sum(map(len, units.values())))
+        sizes = Counter(unit(e) for e in examples if e.label == label)
+        wanted = round(fraction * sizes.total())
         taken = 0
-        for unit in sorted(units, key=lambda u: hashlib.sha256(f"{seed}:{u}".encode()).digest()):
+        for name in sorted(sizes, key=lambda u: hashlib.sha256(f"{seed}:{u}".encode()).digest()):
             if taken >= wanted:
                 break
-            held.update(e.path for e in units[unit])
-            taken += len(units[unit])
-    return held
+            held.add(name)
+            taken += sizes[name]
+    # Not class by class: a group that carries two labels goes over as a whole.
+    return {e.path for e in examples if unit(e) in held}
 
 
-def rasters(examples: Sequence[Example], progress: str = "reading") -> tuple[np.ndarray, list[Example]]:
-    """Decode and normalise by the worker's own imaging.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(N, 150, 150) uint8`` in [0, 255].
-    list of Example
-        The N examples that could be assessed: what imaging refuses is left out, as in serving.
-    """
-    kept, planes = [], []
-    for example in track(examples, progress, transient=True):
+def rasters(examples: Sequence[Example], progress: str = "reading") -> Rasters:
+    """Decode and normalise by the worker's own imaging, with a progress bar on standard error."""
+    pixels: list[np.ndarray] = []
+    kept: list[Example] = []
+    refused: list[tuple[Example, RefusalReason]] = []
+    for example in track(examples, progress, console=Console(stderr=True), transient=True):
         try:
-            (plane,) = load(example.path.read_bytes())
-            planes.append(to_raster(plane))
-        except Refused:
+            frames = [to_raster(decoded) for decoded in load(example.path.read_bytes())]
+        except Refused as error:
+            refused.append((example, error.reason))
             continue
-        kept.append(example)
-    return np.stack(planes) if planes else np.empty((0, SIZE, SIZE), np.uint8), kept
+        pixels += frames
+        kept += [example] * len(frames)
+    return Rasters(np.stack(pixels) if pixels else np.empty((0, SIZE, SIZE), np.uint8), kept, refused)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How far a training picture may stray from its source. Zero switches a part off.
+def census(examples: Sequence[Example]) -> dict[str, Any]:
+    """What a set of pictures consists of, and a fingerprint that holds for these pictures alone.
 
-    `rotation` in degrees, `scale` and `shift` as shares of the side, `flip` horizontally with probability
-    one half, `gain` and `gamma` as spreads of log2: brightness and contrast leak the class in the public sets.
+    The fingerprint is the hex SHA-256 of the sorted lines ``name content-sha256``: it depends on no folder above
+    the data set's own and on no order.
     """
-
-    rotation: float = 10.0
-    scale: float = 0.1
-    shift: float = 0.04
-    flip: bool = True
-    gain: float = 0.3
-    gamma: float = 0.3
-
-    def apply(self, raster: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
-        """``(150, 150) uint8`` to one varied ``(size, size) uint8``."""
-        angle = math.radians(random.uniform(-self.rotation, self.rotation))
-        zoom = 1 + random.uniform(-self.scale, self.scale)
-        dx, dy = random.uniform(-self.shift, self.shift, 2) * raster.shape[0]
-        mirror = -1.0 if self.flip and random.random() < 0.5 else 1.0
-        gain, gamma = 2 ** random.uniform(-self.gain, self.gain), 2 ** random.uniform(-self.gamma, self.gamma)
-        # Output pixel to source pixel, about the centre, for Pillow's AFFINE.
-        factor = raster.shape[0] / size / zoom
-        a, b = mirror * factor * math.cos(angle), mirror * factor * math.sin(angle)
-        d, e = -factor * math.sin(angle), factor * math.cos(angle)
-        half, centre = size / 2, raster.shape[0] / 2
-        matrix = (a, b, centre + dx - (a + b) * half, d, e, centre + dy - (d + e) * half)
-        picture = Image.fromarray(raster)
-        if factor > 1.2:  # AFFINE does not antialias
-            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-            matrix = tuple(v / (raster.shape[0] / size) for v in matrix)
-        varied = picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-        curve = np.clip(255 * (np.arange(256) / 255 * gain) ** gamma, 0, 255)
-        return np.asarray(varied.point(curve.round().astype(int).tolist()))
-
-
-@dataclass
-class Feed(keras.utils.PyDataset):
-    """Batches of ``(n, size, size, 3) float32`` in [0, 255] and one-hot labels ``(n, 4) float32``.
-
-    The order and the variations of an epoch depend on the seed and the epoch alone, so a resumed run sees
-    what an unbroken one would have seen.
-    """
-
-    pixels: np.ndarray
-    examples: Sequence[Example]
-    batch: int
-    size: int = SIZE
-    augmentation: Augmentation | None = None
-    one_per_group: bool = False
-    shuffle: bool = False
-    seed: int = 0
-    epoch: int = 0
-    _order: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=6)
-        self._targets = np.array([LABELS.index(e.label) for e in self.examples])
-        self._arrange()
-
-    def _arrange(self) -> None:
-        random = np.random.default_rng((self.seed, self.epoch))
-        order = np.arange(len(self.examples))
-        if self.one_per_group:
-            members = defaultdict(list)
-            for i, e in enumerate(self.examples):
-                members[e.group].append(i)
-            order = np.array([random.choice(m) for m in members.values()])
-        self._order = random.permutation(order) if self.shuffle else order
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self.batch)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self._order[index * self.batch : (index + 1) * self.batch]
-        random = np.random.default_rng((self.seed, self.epoch, index))
-        grey = np.stack([self._one(self.pixels[i], random) for i in chosen]).astype(np.float32)
-        return np.repeat(grey[..., None], 3, axis=-1), np.eye(len(LABELS), dtype=np.float32)[self._targets[chosen]]
-
-    def _one(self, raster: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        if self.augmentation:
-            return self.augmentation.apply(raster, self.size, random)
-        if self.size == raster.shape[0]:
-            return raster
-        return np.asarray(Image.fromarray(raster).resize((self.size, self.size), Image.Resampling.BILINEAR))
-
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
-        self._arrange()
+    pictures = {e.name: e for e in examples}
+    lines = sorted(f"{name} {hashlib.sha256(e.path.read_bytes()).hexdigest()}" for name, e in pictures.items())
+    counts = Counter(e.label for e in pictures.values())
+    return {
+        "sets": sorted({name.partition("/")[0] for name in pictures}),
+        "pictures": len(pictures),
+        "per_class": {label: counts[label] for label in LABELS},
+        "fingerprint": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+    }

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
-"""The classes, in the order of the network's outputs. An exported bundle carries its own copy."""
+from slicewise.trainer.data import LABELS
 
 
 def reference(size: int = 150, dropout: float = 0.3) -> keras.Sequential:
@@ -25,7 +24,7 @@ def reference(size: int = 150, dropout: float = 0.3) -> keras.Sequential:
     -------
     keras.Sequential
         Input ``(N, size, size, 3) float32`` in [0, 255], scaled to [0, 1] inside the network; output
-        ``(N, 4) float32``, probabilities in the order of `LABELS`.
+        ``(N, 4) float32``, probabilities in the order of `slicewise.trainer.data.LABELS`.
 
     Notes
     -----

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from dataclasses import asdict, dataclass, field
+import csv
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from rich.console import Console
 
-from slicewise.trainer import data
-from slicewise.trainer.network import LABELS, reference, transfer
+from slicewise.export.describe import provenance
+from slicewise.export.run import Run, write_json
+from slicewise.trainer import callbacks, data
+from slicewise.trainer.feed import Feed
+from slicewise.trainer.network import reference, transfer
+from slicewise.trainer.recipe import Recipe
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.imaging import PREPROCESS_VERSION
+from slicewise.worker.model import bundle
+
+_EPOCH_MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a run is made of. The defaults are the published ones."""
+class Trained:
+    """A finished run: the network, and the validation pictures with its answers, ``(N, 4) float32``."""
 
-    epochs: int = 20
-    batch: int = 32
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    """``constant`` or ``cosine`` (one epoch of warm-up, then down to zero)."""
-    dropout: float = 0.3
-    label_smoothing: float = 0.0
-    averaging: float = 0.0
-    """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
-    size: int = 150
-    one_per_group: bool = False
-    patience: int = 0
-    """Stop after this many epochs without a better validation loss; 0 never stops early."""
-    seed: int = 0
-    augmentation: data.Augmentation = field(default_factory=data.Augmentation)
+    network: keras.Sequential
+    validation: data.Rasters
+    probabilities: np.ndarray
 
 
 def train(
-    split: data.Split, recipe: Recipe, run: Path, *, initial: Path | None = None, resume: bool = False
-) -> keras.Sequential:
-    """Train the reference network and leave everything about it in the folder `run`.
+    split: data.Split, recipe: Recipe, folder: Path, *, initial: Path | None = None, resume: bool = False
+) -> Trained:
+    """Train the reference network and leave everything about it in `folder` (see `slicewise.export.run.Run`).
 
     Parameters
     ----------
@@ -49,70 +45,90 @@ def train(
     resume
         Go on from the folder's last checkpoint: same epoch, learning rate, optimiser state and shuffling.
 
-    Returns
-    -------
-    keras.Sequential
-        The trained network; also written to ``run/model.keras``.
+    Raises
+    ------
+    Misconfigured
+        The folder holds a run and `resume` is not set; it was trained on other pictures or by another
+        preprocessing; nothing is left to train on or to validate.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    checkpoint, state = run / "checkpoint.keras", run / "state.json"
-    if checkpoint.exists() and not resume:
-        raise Misconfigured(f"{run} holds a run already: give --resume to go on, or another folder")
+    run = Run(folder)
+    if run.checkpoint.exists() and not resume:
+        raise Misconfigured(f"{folder} holds a run already: give --resume to go on, or another folder")
+    if initial and not initial.is_file():
+        raise Misconfigured(f"no network at {initial}: give --initial the model.keras of a run")
     keras.utils.set_random_seed(recipe.seed)
-    training_pixels, training = data.rasters(split.training, "reading the training pictures")
-    validation_pixels, validation = data.rasters(split.validation, "reading the validation pictures")
-    first_epoch = json.loads(state.read_text())["epochs_done"] if resume and state.exists() else 0
-    feed = data.Feed(
-        training_pixels,
-        training,
+    training = _decoded(split.training, "training")
+    validation = _decoded(split.validation, "validation")
+    folder.mkdir(parents=True, exist_ok=True)
+    _record(run, _description(split, recipe, training, validation, initial), resume=resume)
+    feed = Feed(
+        training.pixels,
+        training.examples,
         recipe.batch,
         size=recipe.size,
         augmentation=recipe.augmentation,
         one_per_group=recipe.one_per_group,
         shuffle=True,
         seed=recipe.seed,
-        epoch=first_epoch,
     )
-    held = data.Feed(validation_pixels, validation, recipe.batch, size=recipe.size)
-    if first_epoch:
-        network = keras.models.load_model(checkpoint)
+    held = Feed(validation.pixels, validation.examples, recipe.batch, size=recipe.size)
+    if run.checkpoint.exists():
+        network = keras.models.load_model(run.checkpoint)
     else:
-        network = reference(recipe.size, recipe.dropout)
-        if initial:
-            transfer(keras.models.load_model(initial, compile=False), network)
-        _compile(network, recipe, len(feed))
-        write_json(
-            run / "run.json",
-            {
-                "recipe": asdict(recipe),
-                "split": split.description,
-                "leaky": split.leaky,
-                "labels": LABELS,
-                "initial": str(initial) if initial else None,
-                "training": len(training),
-                "validation": [e.path.as_posix() for e in validation],
-            },
-        )
-    callbacks: list[keras.callbacks.Callback] = [
-        keras.callbacks.CSVLogger(str(run / "history.csv"), append=first_epoch > 0),
-        _LeftChance(),
-        _Checkpoint(checkpoint, state),
-    ]
-    if recipe.averaging:
-        # First in the list: it puts the average in place before anything else looks at the weights.
-        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=False))
-    if recipe.patience:
-        callbacks.append(keras.callbacks.EarlyStopping(patience=recipe.patience, verbose=1))
-    network.fit(
-        feed, validation_data=held, epochs=recipe.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=2
-    )
-    if recipe.averaging:
-        network.optimizer.finalize_variable_values(network.trainable_variables)
-    network.save(run / "model.keras", include_optimizer=False)
-    return network
+        network = _fresh(recipe, len(feed), initial)
+    _fit(network, feed, held, recipe, run)
+    network.save(run.model, include_optimizer=False)
+    probabilities = network.predict(held, verbose=0)
+    return Trained(network, validation, probabilities)
 
 
-def _compile(network: keras.Sequential, recipe: Recipe, steps: int) -> None:
+def _decoded(examples: list[data.Example], part: str) -> data.Rasters:
+    decoded = data.rasters(examples, f"reading the {part} pictures")
+    if not decoded.examples:
+        raise Misconfigured(f"imaging refuses every one of the {len(examples)} {part} pictures: are they head slices?")
+    return decoded
+
+
+def _description(
+    split: data.Split, recipe: Recipe, training: data.Rasters, validation: data.Rasters, initial: Path | None
+) -> dict[str, Any]:
+    """What ``run.json`` says."""
+    return {
+        "recipe": asdict(recipe),
+        "split": split.description,
+        "leaky": split.leaky,
+        "selection": asdict(split.selection) if split.selection else None,
+        "labels": list(data.LABELS),
+        "preprocess_version": PREPROCESS_VERSION,
+        "begun_from": _seen_by(initial) if initial else None,
+        "data": {"training": data.census(training.examples), "validation": data.census(validation.examples)},
+        "validation": sorted({str(e.path.resolve()) for e in validation.examples}),
+    }
+
+
+def _seen_by(model: Path) -> dict[str, Any]:
+    """What the network that a run starts from has itself seen, where that is known."""
+    run = Run(model.parent)
+    return {"sha256": bundle.sha256(model), **(provenance(run.read()) if run.record.exists() else {})}
+
+
+def _record(run: Run, description: dict[str, Any], *, resume: bool) -> None:
+    if resume and run.record.exists():
+        recorded = run.read()
+        for key in ("labels", "preprocess_version", "data"):
+            if recorded.get(key, description[key]) != description[key]:
+                raise Misconfigured(
+                    f"{run.folder} cannot go on: its {key.replace('_', ' ')} would change. Give the pictures and the "
+                    "split it was begun with, or another folder"
+                )
+        description = {**description, **recorded, "validation": description["validation"]}
+    write_json(run.record, description)
+
+
+def _fresh(recipe: Recipe, steps: int, initial: Path | None) -> keras.Sequential:
+    network = reference(recipe.size, recipe.dropout)
+    if initial:
+        transfer(keras.models.load_model(initial, compile=False), network)
     rate: float | keras.optimizers.schedules.LearningRateSchedule = recipe.learning_rate
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(
@@ -121,8 +137,6 @@ def _compile(network: keras.Sequential, recipe: Recipe, steps: int) -> None:
             warmup_target=recipe.learning_rate,
             warmup_steps=steps,
         )
-    elif recipe.schedule != "constant":
-        raise Misconfigured(f"no schedule is called {recipe.schedule}: constant or cosine")
     network.compile(
         keras.optimizers.Adam(
             rate, use_ema=recipe.averaging > 0, ema_momentum=recipe.averaging or 0.99, ema_overwrite_frequency=None
@@ -130,42 +144,51 @@ def _compile(network: keras.Sequential, recipe: Recipe, steps: int) -> None:
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
     )
+    return network
 
 
-class _Checkpoint(keras.callbacks.Callback):
-    """After each epoch, the whole state of the run; replaced in one step, so that a kill leaves the last one."""
-
-    def __init__(self, checkpoint: Path, state: Path) -> None:
-        super().__init__()
-        self._checkpoint, self._state = checkpoint, state
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        partial = self._checkpoint.with_name("partial.keras")
-        self.model.save(partial)
-        os.replace(partial, self._checkpoint)
-        write_json(self._state, {"epochs_done": epoch + 1})
-
-
-class _LeftChance(keras.callbacks.Callback):
-    """Says so when two epochs have taught the network nothing."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        chance = math.log(len(LABELS))
-        if epoch == 1 and logs and logs["loss"] > 0.97 * chance:
-            print(
-                f"WARNING: after two epochs the loss is {logs['loss']:.3f}, still at chance (ln 4 = {chance:.3f}). "
-                "Lower --learning-rate (3e-4), choose --schedule cosine (it warms up), or check the labels."
+def _fit(network: keras.Sequential, feed: Feed, held: Feed, recipe: Recipe, run: Run) -> None:
+    # The checkpoint alone says how far the run is: a second file beside it could disagree after a kill.
+    done = int(network.optimizer.iterations) // len(feed)
+    feed.begin(done)
+    seen = _keep_epochs(run.history, done)
+    patience = callbacks.Patience(recipe.patience, (epoch["val_loss"] for epoch in seen))
+    console = Console(stderr=True)
+    if done < recipe.epochs and not patience.exhausted:
+        with callbacks.progress_bar(console) as bar:
+            between: list[keras.callbacks.Callback] = [
+                keras.callbacks.CSVLogger(str(run.history), append=done > 0),
+                callbacks.Display(bar, recipe.epochs),
+                callbacks.LeftChance(console),
+                callbacks.Checkpoint(run.checkpoint),
+                patience,
+            ]
+            if recipe.averaging:
+                # First in the list: it puts the average in place before anything else looks at the weights.
+                between.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=False))
+            network.fit(
+                feed,
+                validation_data=held,
+                epochs=recipe.epochs,
+                initial_epoch=done,
+                shuffle=False,
+                callbacks=between,
+                verbose=0,
             )
+    if recipe.averaging:
+        network.optimizer.finalize_variable_values(network.trainable_variables)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write readable JSON in one step: never half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, default=_plain) + "\n")
-    os.replace(partial, path)
+def _keep_epochs(path: Path, done: int) -> list[dict[str, float]]:
+    """Cut ``history.csv`` to the epochs that the checkpoint holds: a kill may have come between the two."""
+    if not done or not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: done + 1]
+    path.write_text("".join(lines), encoding="utf-8")
+    return read_history(path)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The epochs of ``history.csv``, in order: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [{name: float(row[name]) for name in _EPOCH_MEASURES} for row in csv.DictReader(handle)]

@@ -29,9 +29,13 @@ class Refused(SlicewiseError):
     """
 
     def __init__(self, reason: RefusalReason, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
+        # Exactly the parameters: unpickling, on the way from an isolated process, calls with them again.
+        super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
 
 
 class Retryable(SlicewiseError):

@@ -6,6 +6,7 @@ file that killed it is found, refused, and its neighbours are assessed.
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import subprocess
@@ -23,6 +24,9 @@ MAX_MEMORY_BYTES = 3 * 2**30
 MAX_SECONDS = 60
 """Time for one file."""
 
+# Each thread of a pool reserves address space: on a machine with many processors more than the limit allows.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 
 def prepare(path: Path) -> Prepared:
     """Decode one spooled file in a child process with bounded memory and time.
@@ -38,6 +42,7 @@ def prepare(path: Path) -> Prepared:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **_ONE_THREAD},
             timeout=MAX_SECONDS,
             check=False,
         )
@@ -66,6 +71,8 @@ _OUT_OF_MEMORY = 3
 def _main(path: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The parent's patience, should the parent be killed first.
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
     prepared = prepare_here(Path(path))
     if prepared.failure and prepared.failure.startswith("MemoryError"):
         sys.exit(_OUT_OF_MEMORY)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,8 @@ from slicewise.worker.model.session import BATCH, Model
 
 # Decoded files that may wait for the network: enough to keep it fed, few enough to bound memory.
 _LOOKAHEAD = 2 * BATCH
+
+_TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ def assess(
     files
         A key that comes back with the answer, and where the file lies.
     prepare
-        How a file is decoded; `slicewise.worker.imaging.isolated.prepare` does it in a process of its own.
+        How a file is decoded; `slicewise.worker.isolated.prepare` does it in a process of its own.
     tick
-        Called after each batch: a chance to renew a lease.
+        Called after each batch, and every second while a file is waited for: a chance to renew a lease.
 
     Yields
     ------
@@ -95,14 +97,19 @@ def assess(
     """
     batch = _Batch(model)
     waiting: deque[tuple[Key, Prepared, list[int]]] = deque()
-    with ThreadPoolExecutor(threads, "decode") as pool:
-        for key, prepared in _ahead(pool, prepare, files):
+    pool = ThreadPoolExecutor(threads, "decode")
+    try:
+        for key, decoding in _ahead(pool, prepare, files):
+            prepared = _awaited(decoding, tick)
             waiting.append((key, prepared, batch.add(prepared)))
             while batch.full:
                 batch.score()
                 tick()
             while waiting and batch.scored(waiting[0][2]):
                 yield _answer(model, batch, *waiting.popleft())
+    finally:
+        # Where the caller leaves early (a lost lease, the end of its turn), what has not begun never begins.
+        pool.shutdown(cancel_futures=True)
     while batch.pending:
         batch.score()
         tick()
@@ -112,15 +119,20 @@ def assess(
 
 def _ahead(
     pool: ThreadPoolExecutor, prepare: Prepare, files: Iterable[tuple[Key, Path]]
-) -> Iterator[tuple[Key, Prepared]]:
+) -> Iterator[tuple[Key, Future[Prepared]]]:
     running: deque[tuple[Key, Future[Prepared]]] = deque()
     for key, path in files:
         running.append((key, pool.submit(prepare, path)))
         if len(running) >= _LOOKAHEAD:
-            first, future = running.popleft()
-            yield first, future.result()
-    for first, future in running:
-        yield first, future.result()
+            yield running.popleft()
+    yield from running
+
+
+def _awaited(decoding: Future[Prepared], tick: Callable[[], None]) -> Prepared:
+    while not decoding.done():
+        wait([decoding], _TICK_SECONDS)
+        tick()
+    return decoding.result()
 
 
 class _Batch:

@@ -109,14 +109,12 @@ class Desk:
 
     def _write(self, job, owner, model, given) -> None:
         with self.database.reading() as session:
-            keys = {w.content_sha256: w.instance_id for w in questions.unanswered(session, job, questions.Model("", ""))}
-        assessed = [
-            Assessed(keys[sha(name)], sha(name), header, answers) for name, (header, answers) in given.items()
-        ]
+            keys = {
+                w.content_sha256: w.instance_id for w in questions.unanswered(session, job, questions.Model("", ""))
+            }
+        assessed = [Assessed(keys[sha(name)], sha(name), header, answers) for name, (header, answers) in given.items()]
         with self.database.writing() as session:
-            writes.record(
-                session, job, owner, assessed, preprocess_version=model.preprocess_version, seconds=60
-            )
+            writes.record(session, job, owner, assessed, preprocess_version=model.preprocess_version, seconds=60)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_processes_that_start_together_upgrade_together(empty_url):
         subprocess.Popen(
             [sys.executable, "-c", _UPGRADE, empty_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for _ in range(4)
+        for _ in range(3)
     ]
     for process in started:
         assert process.stdout.readline() == "ready\n"
@@ -69,7 +69,7 @@ def test_processes_that_start_together_upgrade_together(empty_url):
         process.stdin.write("\n")
         process.stdin.flush()
     answers = [process.communicate(timeout=60)[0].strip() for process in started]
-    assert [process.returncode for process in started] == [0] * 4
+    assert [process.returncode for process in started] == [0] * 3
     assert set(answers) == {answers[0]}
 
 
@@ -141,9 +141,8 @@ def test_the_password_is_never_shown():
 
 
 def test_a_transaction_that_raises_writes_nothing(database):
-    with pytest.raises(ZeroDivisionError), database.writing() as session:
-        session.execute(text("DELETE FROM alembic_version"))
-        raise ZeroDivisionError
+    with pytest.raises(KeyError), database.writing() as session:
+        session.execute(text("DELETE FROM alembic_version")) and {}["what breaks"]
     database.check()
 
 

@@ -2,8 +2,8 @@
 
 Serving and training both come through here::
 
-    scan = open_scan(data)              # header facts; or Refused
-    for slice in scan.slices():         # one frame at a time; or Refused
+    scan = open_scan(data)              # header facts; or Refused: unreadable
+    for slice in scan.slices():         # one frame at a time; or Refused: the whole file
         raster = to_raster(slice)       # (150, 150) uint8; or Refused, this frame only
 """
 

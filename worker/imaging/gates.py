@@ -1,34 +1,148 @@
-"""What a header must say before a slice of it may be assessed: MR, of the head, and a picture of anatomy."""
+"""What a header must say before a slice of it may be assessed: MR, of the head, and a picture of anatomy.
+
+Nothing of the header is quoted but a modality of the standard: free text, even where a code belongs, may be a name.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 
-from pydicom import Dataset
+from pydicom import Dataset, uid
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.worker.errors import Refused
 
-# PS3.16 CID 2 / Annex L: Body Part Examined terms that show the brain.
-_BRAIN_PARTS = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "PITUITARY", "SELLA", "CEREBELLUM", "WHOLEHEAD"}
+# PS3.3 C.7.3.1.1.1, with the retired ones that archives still hold.
+_MODALITIES = frozenset(
+    [
+        "ANN",
+        "AR",
+        "ASMT",
+        "AU",
+        "BDUS",
+        "BI",
+        "BMD",
+        "CFM",
+        "CR",
+        "CT",
+        "CTPROTOCOL",
+        "DG",
+        "DMS",
+        "DOC",
+        "DX",
+        "ECG",
+        "EEG",
+        "EMG",
+        "EOG",
+        "EPS",
+        "ES",
+        "FID",
+        "GM",
+        "HC",
+        "HD",
+        "IO",
+        "IOL",
+        "IVOCT",
+        "IVUS",
+        "KER",
+        "KO",
+        "LEN",
+        "LS",
+        "M3D",
+        "MG",
+        "MR",
+        "NM",
+        "OAM",
+        "OCT",
+        "OP",
+        "OPM",
+        "OPT",
+        "OPTBSV",
+        "OPTENF",
+        "OPV",
+        "OSS",
+        "OT",
+        "PA",
+        "PLAN",
+        "POS",
+        "PR",
+        "PT",
+        "PX",
+        "REG",
+        "RESP",
+        "RF",
+        "RG",
+        "RTDOSE",
+        "RTIMAGE",
+        "RTINTENT",
+        "RTPLAN",
+        "RTRAD",
+        "RTRECORD",
+        "RTSEGANN",
+        "RTSTRUCT",
+        "RWV",
+        "SEG",
+        "SM",
+        "SMR",
+        "SR",
+        "SRF",
+        "STAIN",
+        "TEXTUREMAP",
+        "TG",
+        "US",
+        "VA",
+        "XA",
+        "XAPROTOCOL",
+        "XC",
+        "CD",
+        "CF",
+        "CP",
+        "CS",
+        "DD",
+        "DF",
+        "DM",
+        "DS",
+        "EC",
+        "FA",
+        "FS",
+        "LP",
+        "MA",
+        "MS",
+        "OPR",
+        "ST",
+        "TH",
+        "VF",
+    ]
+)
 
+# Words are searched in plain text: lower case, without accents, one blank for an underscore.
 _BRAIN_WORDS = re.compile(
-    r"brain|head|cerebr|cereb|crane|cr[aâá]n|skull|kopf|sch[aä]del|t[eê]te|cabeza|neuro|pituit|hypophys|sella|mprage|"
-    r"intracran|encephal|enc[eé]phal",
-    re.IGNORECASE,
+    # A bone's head is none.
+    r"brain|(?<!femoral )(?<!humeral )(?<!radial )head|cereb|neuro|pituit|sella|mprage|encephal|hippocamp|skull|"
+    # German, Dutch, Scandinavian
+    r"kopf|schadel|hirn|hypophys|hersen|hoofd|schedel|hjern|hjarn|"
+    # French, Spanish, Portuguese, Italian; cran: crane, cranio, intracranial
+    r"\btete\b|cerveau|cran|cabe[zc]a|cerebr|cervell|\btesta\b|hipofis|ipofis|"
+    # Polish, Czech, Turkish, Russian
+    r"g[lł]ow[ay]|mozg|mozek|hlav[ay]|beyin|мозг|голов|череп|гипофиз|"
+    # Japanese and Chinese, Korean
+    r"頭|脳|脑|颅|뇌|두부"
 )
 
 _OTHER_WORDS = re.compile(
     r"shoulder|knee|abdom|pelvi|spine|spinal|lumb|thora|chest|cervic|sacr|\bneck\b|heart|cardi|liver|kidney|renal|"
-    r"prostat|breast|mamm|\bhip\b|ankle|wrist|elbow|\bfoot\b|\bhand\b|femur|tibia|humer|forearm|\bleg\b|\barm\b|"
-    r"uter|ovar|rectum|bowel|pancrea|spleen|orbit|whole.?body|schulter|\bknie|wirbel|rodilla|hombro|columna|genou|"
-    r"[eé]paule|rachis|phantom",
-    re.IGNORECASE,
+    r"prostat|breast|mamm|\bhip\b|ankle|wrist|elbow|\bfoot\b|\bhand\b|femur|femoral|tibia|humer|forearm|\bleg\b|\barm\b|"
+    r"\buter|\bovar|rectum|bowel|pancrea|spleen|orbit|whole.?body|phantom|"
+    r"schulter|\bknie|wirbel|hufte|becken|rodilla|hombro|columna|joelho|ombro|coluna|genou|epaule|rachis|ginocchi|spalla|"
+    r"колен|позвоноч|плеч|膝|肩|脊|腰|무릎|척추"
 )
 
 # PS3.3 C.8.3.1.1.1 (Image Type value 3) and what vendors write there or in the description.
 _LOCALISER_WORDS = re.compile(
-    r"\bloc\b|locali[sz]er|\bscout|survey|3.?plane|three.?plane|3.?pl.?loc|topogram|smartbrain", re.IGNORECASE
+    r"\bloc\b|(locali[sz]|lokali[sz]|localizz)(er|ador|ateur|atore)|\bscout|survey|3.?plane|three.?plane|3.?pl.?loc|"
+    r"topogram|smartbrain|reperage"
 )
 
 # Enhanced MR Image Type value 4 (PS3.3 C.8.13.3.1) and vendors' own: numbers, not anatomy.
@@ -39,56 +153,85 @@ _MAP_TYPES = {
     *{"PROJECTION IMAGE", "MIP", "MINIP", "MAX_IP", "MIN_IP", "MNIP"},
 }
 
-_IMAGE_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+# Objects whose pixels are labels or quantities, whatever their modality says.
+_MAP_CLASSES = {uid.SegmentationStorage, uid.ParametricMapStorage, "1.2.840.10008.5.1.4.1.1.66.7"}  # label map
+
+# Body parts that say nothing.
+_UNTOLD = {"", "none", "other", "undefined", "unknown"}
+
+# Descriptions have 64 characters (PS3.5 6.2, LO); a hostile one may have millions.
+_LONGEST_TEXT = 1024
 
 
-def check(dataset: Dataset) -> None:
+def modality(dataset: Dataset) -> str | None:
+    """The modality where it is one of the standard's; None for nothing and for anything else."""
+    value = str(dataset.get("Modality") or "")
+    return value if value in _MODALITIES else None
+
+
+def check(dataset: Dataset, *, has_pixels: bool) -> None:
     """Refuse what its header shows to be no slice of a head by MR.
+
+    Parameters
+    ----------
+    dataset
+        The header.
+    has_pixels
+        Whether Pixel Data follows it.
 
     Raises
     ------
     Refused
         ``not_an_image``, ``wrong_modality``, ``mosaic``, ``localiser``, ``derived_map`` or ``not_brain``.
     """
-    if not any(element in dataset for element in _IMAGE_ELEMENTS):
+    if not has_pixels and "FloatPixelData" not in dataset and "DoubleFloatPixelData" not in dataset:
         raise Refused(RefusalReason.NOT_AN_IMAGE, "it holds no pixel data")
-    modality = dataset.get("Modality") or "none given"
-    if modality != "MR":
-        raise Refused(RefusalReason.WRONG_MODALITY, f"the modality is {_code(modality)}; only MR is assessed")
+    if modality(dataset) != "MR":
+        stated = modality(dataset) or ("no valid code" if dataset.get("Modality") else "not given")
+        raise Refused(RefusalReason.WRONG_MODALITY, f"the modality is {stated}; only MR is assessed")
     types = {str(value).upper().strip() for value in _values(dataset, "ImageType")}
     if "MOSAIC" in types:
         raise Refused(RefusalReason.MOSAIC, "many slices tiled in one picture")
-    text = " ".join(_text(dataset, name) for name in ("SeriesDescription", "ProtocolName"))
-    if "LOCALIZER" in types or _LOCALISER_WORDS.search(text):
+    series = _text(dataset, "SeriesDescription", "ProtocolName")
+    if "LOCALIZER" in types or _LOCALISER_WORDS.search(series):
         raise Refused(RefusalReason.LOCALISER, "a localiser: it plans the examination")
-    if types & _MAP_TYPES:
+    if types & _MAP_TYPES or dataset.get("SOPClassUID") in _MAP_CLASSES:
         raise Refused(RefusalReason.DERIVED_MAP, "a calculated map or projection, not a slice of anatomy")
-    _check_body_part(dataset, text)
+    _check_body_part(dataset, series)
 
 
-def _check_body_part(dataset: Dataset, text: str) -> None:
-    part = re.sub(r"[^A-Z]", "", _text(dataset, "BodyPartExamined").upper())
-    if part in _BRAIN_PARTS or _BRAIN_WORDS.search(part):
+def _check_body_part(dataset: Dataset, series: str) -> None:
+    # The closer to the pixels, the better it knows: a study of brain and spine has series of either.
+    part = _text(dataset, "BodyPartExamined") or _region(dataset)
+    if part not in _UNTOLD:
+        if not _BRAIN_WORDS.search(part):
+            raise Refused(RefusalReason.NOT_BRAIN, "the header names another body part")
         return
-    if part:
-        raise Refused(RefusalReason.NOT_BRAIN, "the header names another body part")
-    text += " " + _text(dataset, "StudyDescription")
-    if _OTHER_WORDS.search(text) and not _BRAIN_WORDS.search(text):
-        raise Refused(RefusalReason.NOT_BRAIN, "the descriptions name another body part")
+    for text in (series, _text(dataset, "StudyDescription")):
+        if _BRAIN_WORDS.search(text):
+            return
+        if _OTHER_WORDS.search(text):
+            raise Refused(RefusalReason.NOT_BRAIN, "the descriptions name another body part")
 
 
-def _values(dataset: Dataset, name: str) -> list[object]:
+def _region(dataset: Dataset) -> str:
+    """Anatomic region of the object, or of all its frames (PS3.3 C.7.6.16.2.8)."""
+    groups = dataset.get("SharedFunctionalGroupsSequence") or []
+    anatomy = [item for group in groups[:1] for item in group.get("FrameAnatomySequence") or []]
+    regions = [item for place in (dataset, *anatomy[:1]) for item in place.get("AnatomicRegionSequence") or []]
+    return _text(regions[0], "CodeMeaning") if regions else ""
+
+
+def _values(dataset: Dataset, name: str) -> Iterator[object]:
     value = dataset.get(name)
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        value = [] if value is None else [value]
+    yield from value
 
 
-def _text(dataset: Dataset, name: str) -> str:
-    return " ".join(str(value) for value in _values(dataset, name))
-
-
-def _code(value: object) -> str:
-    # A code string (PS3.5 6.2, CS) is what it may be; anything else in this place could be a name.
-    text = str(value)
-    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}|none given", text) else "no valid code"
+def _text(dataset: Dataset, *names: str) -> str:
+    """The values of some attributes as plain text."""
+    joined = " ".join(str(value)[:_LONGEST_TEXT] for name in names for value in _values(dataset, name))
+    bare = (c for c in unicodedata.normalize("NFKD", joined[:_LONGEST_TEXT]) if not unicodedata.combining(c))
+    # Composed again for Korean, whose syllables come apart.
+    return unicodedata.normalize("NFC", "".join(bare)).casefold().replace("_", " ").strip()

@@ -6,6 +6,7 @@ may claim 312 GiB, a JPEG 2000 codestream any size it likes (all tried).
 
 from __future__ import annotations
 
+import io
 import zlib
 
 from slicewise.db.reasons import RefusalReason
@@ -17,14 +18,37 @@ MAX_FILE_BYTES = 512 * 2**20
 MAX_INFLATED_BYTES = 256 * 2**20
 """Largest data set that a deflated file may hold."""
 
+MAX_HEADER_BYTES = 16 * 2**20
+"""Where the pixel data has to begin. Real headers of 33 frames take 0.2 MB; what lies beyond is not parsed."""
+
+MAX_ITEMS = 200_000
+"""Most sequence items in a header: one costs pydicom about 20 µs, and 8 bytes of the file."""
+
+MAX_READS = 800_000
+"""Most reads by which a header may be parsed, about two an element: 10 s. Real ones take up to 311,000."""
+
+MAX_FRAGMENTS = 100_000
+"""Most fragments of compressed pixel data."""
+
 MAX_FRAME_PIXELS = 4096 * 4096
 """Largest frame, in pixels."""
 
 MAX_FRAMES = 2000
 """Most frames in one file. They are decoded one at a time."""
 
+MAX_PIXELS = 2**29
+"""Most pixels in all frames together: 2,000 frames of 512 x 512. Bounds the time, as MAX_FRAME_PIXELS the memory."""
+
+MAX_SCANS = 64
+"""Most scans of a JPEG picture. Each passes over the whole picture, yet takes a few bytes of the file."""
+
+MAX_TILES = 4096
+"""Most tiles of a JPEG 2000 picture. A decoder sets up each one before it reads any."""
+
 MIN_SIDE = 96
 """Shortest side in pixels of a slice that can be assessed: below it a lesion is a few pixels."""
+
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 
 
 def check_frame(rows: int, columns: int, frames: int = 1) -> None:
@@ -37,8 +61,40 @@ def check_frame(rows: int, columns: int, frames: int = 1) -> None:
         )
     if frames > MAX_FRAMES:
         raise Refused(RefusalReason.TOO_LARGE, f"{frames} frames; at most {MAX_FRAMES} are read")
+    if rows * columns * frames > MAX_PIXELS:
+        raise Refused(
+            RefusalReason.TOO_LARGE,
+            f"{frames} frames of {rows} x {columns} pixels; at most {MAX_PIXELS} pixels a file are read",
+        )
     if min(rows, columns) < MIN_SIDE:
         raise Refused(RefusalReason.TOO_SMALL, f"{rows} x {columns} pixels; a side needs at least {MIN_SIDE}")
+
+
+class Metered(io.BytesIO):
+    """Bytes that can be read only so often: a header's parsing takes minutes where it has millions of elements."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as `io.BytesIO` does, `MAX_READS` times."""
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise Refused(RefusalReason.TOO_LARGE, f"its header takes more than {MAX_READS} reads to parse")
+        return super().read(size)
+
+
+def check_items(header: bytes) -> None:
+    """Refuse sequences that would take minutes to parse; those of stated length are parsed when they are asked for."""
+    items = max(header.count(tag) for tag in _ITEM_TAGS)
+    if items > MAX_ITEMS:
+        raise Refused(RefusalReason.TOO_LARGE, f"{items} sequence items; at most {MAX_ITEMS} are read")
+
+
+def check_scans(jpeg: bytes) -> None:
+    """Refuse a JPEG picture of more scans (marker SOS, ITU-T T.81 B.2.3) than any encoder writes."""
+    scans = jpeg.count(b"\xff\xda")
+    if scans > MAX_SCANS:
+        raise Refused(RefusalReason.TOO_LARGE, f"{scans} JPEG scans; at most {MAX_SCANS} are read")
 
 
 def inflate(data: bytes) -> bytes:
@@ -51,27 +107,3 @@ def inflate(data: bytes) -> bytes:
     if stream.unconsumed_tail:
         raise Refused(RefusalReason.TOO_LARGE, f"the deflated data set holds more than {MAX_INFLATED_BYTES} bytes")
     return inflated
-
-
-def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG or JPEG 2000 codestream itself claims, or None where they cannot be found.
-
-    A decoder allocates by these and not by the DICOM header, so they have to be known first.
-    ITU-T T.81 B.2.2 and T.87 C.2.2 (frame headers), T.800 A.5.1 (SIZ).
-    """
-    soc = data.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if soc >= 0:
-        x1, y1, x0, y0 = (int.from_bytes(data[soc + 8 + k : soc + 12 + k], "big") for k in (0, 4, 8, 12))
-        return y1 - y0, x1 - x0
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at] != 0xFF:
-            return None
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + max(2, length)
-    return None

@@ -34,13 +34,15 @@ class Featureless(Exception):
         self.reason = reason
 
 
-def normalise(grey: np.ndarray) -> np.ndarray:
+def normalise(grey: np.ndarray, aspect: float = 1.0) -> np.ndarray:
     """Bring one grey slice to the network's raster.
 
     Parameters
     ----------
     grey : numpy.ndarray
         ``(rows, cols)``, any real dtype and unit; brighter means more signal (MONOCHROME2).
+    aspect
+        Height of a pixel by its width: a head keeps its shape where pixels are not square.
 
     Returns
     -------
@@ -72,9 +74,13 @@ def normalise(grey: np.ndarray) -> np.ndarray:
         min(grey.shape[1], right * step),
         min(grey.shape[0], bottom * step),
     )
+    # In place: each further array of this size costs more in page faults than the arithmetic on it.
     head = grey[box[1] : box[3], box[0] : box[2]].astype(np.float32)
-    scaled = np.clip((head - np.float32(low)) * np.float32(gain), 0.0, 255.0)
-    return _fit(np.rint(scaled).astype(np.uint8))
+    np.subtract(head, np.float32(low), out=head)
+    np.multiply(head, np.float32(gain), out=head)
+    np.clip(head, 0.0, 255.0, out=head)
+    np.rint(head, out=head)
+    return _fit(head.astype(np.uint8), aspect)
 
 
 def _otsu(values: np.ndarray) -> float:
@@ -110,12 +116,13 @@ def _tissue_median(head: np.ndarray, inside: np.ndarray) -> float:
     return float(np.median(head[centre]))
 
 
-def _fit(head: np.ndarray) -> np.ndarray:
+def _fit(head: np.ndarray, aspect: float) -> np.ndarray:
     """Pad ``(rows, cols) uint8`` to a square with a margin, black, and resize to ``(150, 150)``."""
     rows, cols = head.shape
     inner = round(SIZE * (1 - 2 * _MARGIN))
-    scale = inner / max(rows, cols)
-    size = (max(1, round(cols * scale)), max(1, round(rows * scale)))
+    height = rows * aspect
+    scale = inner / max(height, cols)
+    size = (max(1, round(cols * scale)), max(1, round(height * scale)))
     # A box filter over the source pixels when shrinking (antialiased), bilinear when growing.
     resized = np.asarray(Image.fromarray(head).resize(size, Image.Resampling.BILINEAR))
     canvas = np.zeros((SIZE, SIZE), np.uint8)

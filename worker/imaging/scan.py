@@ -27,18 +27,22 @@ class Slice:
         From 1, as in DICOM.
     window
         How the VOI was treated: ``none``, ``applied``, ``lut`` or ``ignored`` (it would have hidden the tissue).
+    aspect
+        Height of a pixel by its width; 1 where the file does not say it.
     """
 
     pixels: np.ndarray
     frame: int = 1
     window: str = "none"
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True)
 class Scan:
     """An opened file: its header facts, and its frames on demand.
 
-    `slices` decodes one frame at a time and raises `Refused` for the whole file when one cannot be decoded.
+    `slices` decodes one frame at a time. It raises `Refused` for the whole file where the header shows that it is no
+    slice of a head by MR, before the first frame, and where a frame cannot be decoded.
     """
 
     header: Header
@@ -51,21 +55,22 @@ def open_scan(data: bytes) -> Scan:
     Raises
     ------
     Refused
-        It cannot be assessed; the reason code says why. Nothing of the pixels has been decoded yet.
+        It cannot be read; the reason code says why. Nothing of the pixels has been decoded yet.
     """
-    # Imported here: a worker that sees only pictures never pays for pydicom.
     if not data:
         raise Refused(RefusalReason.EMPTY_FILE, "the file has no bytes")
     if len(data) > limits.MAX_FILE_BYTES:
         raise Refused(RefusalReason.TOO_LARGE, f"{len(data)} bytes; at most {limits.MAX_FILE_BYTES} are read")
+    # DICOM first: its preamble may hold another format's header (PS3.10 7.1).
+    if data[128:132] == b"DICM" or _starts_like_a_data_set(data):
+        # Imported here: what sees only pictures, as training does, never pays for pydicom.
+        from slicewise.worker.imaging import dicom
+
+        return dicom.open_dicom(data)
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         from slicewise.worker.imaging import picture
 
         return picture.open_picture(data)
-    if data[128:132] == b"DICM" or _starts_like_a_data_set(data):
-        from slicewise.worker.imaging import dicom
-
-        return dicom.open_dicom(data)
     raise Refused(RefusalReason.UNREADABLE, "neither DICOM, JPEG nor PNG")
 
 
@@ -74,7 +79,7 @@ def load(data: bytes) -> list[Slice]:
     return list(open_scan(data).slices())
 
 
-def to_raster(slice: Slice) -> np.ndarray:
+def to_raster(decoded: Slice) -> np.ndarray:
     """Bring a slice to the network's input.
 
     Returns
@@ -88,13 +93,14 @@ def to_raster(slice: Slice) -> np.ndarray:
         ``blank`` or ``no_head``: nothing in the picture could be a head.
     """
     try:
-        return normalise(slice.pixels)
+        return normalise(decoded.pixels, decoded.aspect)
     except Featureless as error:
         raise Refused(error.reason, str(error)) from None
 
 
 def _starts_like_a_data_set(data: bytes) -> bool:
-    """Whether the first element could be of group 0002 or 0008, in either byte order (PS3.10 7.1 without preamble)."""
-    return data[:4] in {b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x02\x00\x10\x00"} or (
-        data[:2] in {b"\x08\x00", b"\x00\x08"} and len(data) >= 8 and data[3 if data[0] else 2] == 0
-    )
+    """Whether the first element is of group 0002, or of group 0008 in either byte order, and below (gggg,0100)."""
+    # PS3.10 7.1 without its preamble, or PS3.5 7.1 without file meta information too.
+    little = data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3:4] == b"\x00"
+    big = data[:3] == b"\x00\x08\x00"
+    return len(data) >= 8 and (little or big)

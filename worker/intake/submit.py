@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slicewise.db import writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Content, Lane
-from slicewise.worker.errors import Misconfigured
+from slicewise.worker.errors import Misconfigured, Retryable
 from slicewise.worker.intake.spool import NotSpooled, Spool
 
 # Copies that wait for the disk at the same time: their fsyncs share one journal commit.
 _COPIES = 8
 
 Bell = Callable[[int, Lane], None]
-"""Puts a job's key on the queue. It may fail: the sweeper rings again."""
+"""Puts a job's key on the queue. Where it raises `Retryable`, the sweeper rings later."""
 
 
 @dataclass
@@ -74,7 +75,8 @@ def submit(
                     job = writes.submit(session, contents, way=way, submission=submission.uid, lane=lane)
                 submission.jobs.append(job)
                 submission.arrivals += len(contents)
-                ring(job, lane)
+                with suppress(Retryable):
+                    ring(job, lane)
             progress(len(chunk))
     return submission
 

@@ -12,10 +12,12 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import setup_logging
 from kombu import Queue
+from kombu.exceptions import OperationalError
 
 from slicewise.db import questions, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Lane
+from slicewise.worker.errors import Retryable
 from slicewise.worker.queue import owner
 from slicewise.worker.queue.work import Work
 from slicewise.worker.settings import Settings
@@ -82,20 +84,32 @@ def classify(self: Any, job_id: int) -> None:
 
 
 def ring(job_id: int, lane: Lane) -> None:
-    """Put a job's key on its lane's queue."""
-    classify.apply_async((job_id,), queue=lane.value)
+    """Put a job's key on its lane's queue.
+
+    Raises
+    ------
+    Retryable
+        The broker is away.
+    """
+    try:
+        classify.apply_async((job_id,), queue=lane.value)
+    except OperationalError as error:
+        raise Retryable("the broker does not answer") from error
 
 
 def sweep(settings: Settings) -> int:
     """Ring every job that waits unheard or whose worker is gone; how many."""
     database = Database(settings.database_url)
     try:
-        with database.writing() as session:
+        with database.reading() as session:
             gone = owner.abandoned(questions.lease_owners(session))
             due = writes.due(session, _SILENT_SECONDS, gone)
-            for key, lane in due:
-                ring(key, Lane(lane))
-            writes.rung(session, [key for key, _ in due])
+        # Between two transactions: a slow broker must not keep every other writer waiting.
+        for key, lane in due:
+            ring(key, Lane(lane))
+        if due:
+            with database.writing() as session:
+                writes.rung(session, [key for key, _ in due])
         return len(due)
     finally:
         # No connection stays open: a child forked later must not inherit one (SQLite's locks are per process).

@@ -59,7 +59,7 @@ class Work:
             # Somebody else decided that this worker was dead. What it wrote stands; the rest is theirs.
             log.warning("%s", lost)
             self._hand_back(held)
-            return []
+            return list(held)
         except Exception as error:
             # The task boundary: whatever broke, the jobs must not stay leased until the lease runs out.
             reason = pipeline.where(error)
@@ -110,28 +110,30 @@ class Work:
             tick=tick,
         )
         for w, prepared, given in answers:
+            tick()
             if prepared.failure:
                 broken[w.job_id] = f"file {w.content_sha256[:12]}: {prepared.failure}"
                 continue
             chunk.append((w.job_id, Assessed(w.instance_id, w.content_sha256, prepared.header, given)))
             if len(chunk) >= _CHUNK_FILES or time.monotonic() - written > _CHUNK_SECONDS:
-                self._record(held, chunk)
+                self._record(chunk)
                 chunk, written = [], time.monotonic()
                 if written - started > _TURN_SECONDS:
                     answers.close()
                     self._hand_back(held)
                     return list(held)
-        self._record(held, chunk)
+        self._record(chunk)
         self._close(held, broken)
         return []
 
     def _prepare(self, *, isolate: bool) -> pipeline.Prepare:
         return isolated.prepare if isolate else pipeline.prepare
 
-    def _record(self, held: dict[int, bool], chunk: list[tuple[int, Assessed]]) -> None:
-        with self._database.writing() as session:
-            for key in held:
-                mine = [assessed for job, assessed in chunk if job == key]
+    def _record(self, chunk: list[tuple[int, Assessed]]) -> None:
+        # A transaction for each job: in one for all, two workers whose jobs share contents could wait for each other.
+        for key in dict.fromkeys(job for job, _ in chunk):
+            mine = [assessed for job, assessed in chunk if job == key]
+            with self._database.writing() as session:
                 writes.record(
                     session,
                     key,

@@ -1,0 +1,100 @@
+"""train, export and evaluate, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from slicewise.export.run import Run
+
+BLOCKED = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"tensorflow", "keras", "tf2onnx", "matplotlib"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from slicewise.worker.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def without_tensorflow():
+    """The command in a process that cannot import what only the trainer has."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", BLOCKED, *map(str, words)]
+        return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=60)
+
+    return run
+
+
+def test_train_export_evaluate(data_set, tmp_path, slicewise, settings):
+    run, exported = Run(tmp_path / "run"), tmp_path / "mine.onnx"
+    words = ("--epochs", 1, "--batch", 8, "--fraction", 0.4)
+    told = slicewise("train", data_set, "--output", run.folder, *words)
+    assert "split: random, 0.4 of each class validates" in told.stdout
+    # No noise of TensorFlow's: one line an epoch.
+    assert [line.split()[:2] for line in told.stderr.splitlines()] == [["epoch", "1/1"]]
+    measured = json.loads(run.metrics.read_text())
+    assert measured["pictures"] == 8
+    assert len(json.loads(run.predictions.read_text())) == 8
+    assert {path.suffix for path in run.folder.iterdir()} == {".json", ".csv", ".png", ".keras"}
+    pictures = {path.stem for path in run.folder.glob("*.png")}
+    assert pictures == {"curves", "confusion", "classes", "samples", "mistakes"}
+
+    refused = slicewise("export", run.folder, "--output", exported, status=78)
+    assert "8 real slices found" in refused.stderr
+    told = slicewise("export", run.folder, "--output", exported, "--slices", data_set, status=78)
+    assert "20 real slices found" in told.stderr
+    assert not exported.exists()
+
+
+def test_evaluate_needs_no_tensorflow(data_set, tmp_path, without_tensorflow):
+    done = without_tensorflow("evaluate", data_set, "--output", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    assert json.loads((tmp_path / "figures.json").read_text())["pictures"] == 20
+    held_out = without_tensorflow("evaluate", data_set, "--split", "random", "--fraction", 0.2, "--format", "json")
+    told = json.loads(held_out.stdout)
+    assert told["pictures"] == 4
+    assert told["split"].startswith("validation part: random, 0.2 of each class")
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (("train", "{data}", "--output", "{tmp}/run"), "tensorflow"),
+        (("evaluate", "{data}", "--figures", "{tmp}"), "matplotlib"),
+    ],
+)
+def test_missing_parts_are_named_with_the_remedy(data_set, tmp_path, without_tensorflow, words, missing):
+    done = without_tensorflow(*(word.format(data=data_set, tmp=tmp_path) for word in words))
+    assert done.returncode == 78
+    assert f"{missing} is not installed: pip install 'slicewise[train]'" in done.stderr
+
+
+def test_evaluate_draws(data_set, tmp_path, slicewise):
+    slicewise("evaluate", data_set, "--figures", tmp_path / "figures")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        *("confusion.png", "classes.png", "samples.png", "mistakes.png", "predictions.json")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "--output", "{tmp}/run"), "no pictures to train on"),
+        (("train", "{tmp}/nothing", "--output", "{tmp}/run", "--epochs", "0"), "epochs is 0"),
+        (("evaluate", "{tmp}/nothing"), "no pictures of"),
+        (("export", "{tmp}/nothing", "--output", "{tmp}/a.onnx"), "holds no run"),
+    ],
+)
+def test_errors_say_the_remedy(tmp_path, slicewise, words, said):
+    done = slicewise(*(word.format(tmp=tmp_path) for word in words), status=78)
+    assert said in done.stderr

@@ -1,0 +1,104 @@
+"""The figures, against ones worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slicewise.db.reasons import RefusalReason
+from slicewise.trainer import evaluation
+from slicewise.trainer.data import Example, Rasters, find
+from slicewise.trainer.evaluation import Scored
+from slicewise.worker.errors import Misconfigured
+from slicewise.worker.model import bundle, session
+
+LABELS = ("a", "b", "c", "d")
+TRUTH = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 0, 2])
+GROUPS = ["x", "x", "y", "z", "z", "w"]
+
+
+def sure_of(predicted: np.ndarray, sureness: float = 0.7) -> np.ndarray:
+    return np.where(np.eye(4)[predicted] > 0, sureness, (1 - sureness) / 3).astype(np.float32)
+
+
+@pytest.fixture
+def measured() -> dict:
+    return evaluation.metrics(sure_of(PREDICTED), TRUTH, GROUPS, LABELS)
+
+
+def test_counts_and_shares(measured):
+    assert measured["pictures"] == 6
+    assert measured["accuracy"] == pytest.approx(4 / 6)
+    assert measured["confusion"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert measured["classes"] == {
+        "a": {"precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "support": 3},
+        "b": {"precision": 0.5, "recall": 0.5, "support": 2},
+        "c": {"precision": 1, "recall": 1, "support": 1},
+        "d": {"precision": None, "recall": None, "support": 0},
+    }
+    assert measured["log_loss"] == pytest.approx(-(4 * np.log(0.7) + 2 * np.log(0.1)) / 6, rel=1e-6)
+
+
+def test_one_picture_of_each_group(measured):
+    # The first of each group: right, wrong, right, right.
+    assert measured["groups"] == 4
+    assert measured["accuracy_one_per_group"] == 0.75
+    np.testing.assert_array_equal(evaluation.representatives(GROUPS), [0, 2, 3, 5])
+
+
+def test_interval_draws_whole_groups():
+    correct = np.repeat([True, True, True, False], 100)
+    low, high = evaluation.bootstrap_interval(correct, [f"g{n}" for n in range(400)])
+    # 400 independent pictures: about the normal interval, .75 ± 1.96 * sqrt(.75 * .25 / 400).
+    assert (low, high) == (pytest.approx(0.7076, abs=0.01), pytest.approx(0.7924, abs=0.01))
+    few_low, few_high = evaluation.bootstrap_interval(correct, [f"g{n // 100}" for n in range(400)])
+    assert few_low <= 0.25
+    assert few_high == 1
+    assert evaluation.bootstrap_interval(correct, ["g"] * 400) == (0.75, 0.75)
+
+
+def scored(labels: tuple[str, ...] = LABELS) -> Scored:
+    examples = [Example(Path(f"{n}.jpg"), f"{n}.jpg", "abcd"[t], "", GROUPS[n]) for n, t in enumerate(TRUTH)]
+    refused = [(Example(Path("r.jpg"), "r.jpg", "a", "", "r"), RefusalReason.BLANK)]
+    return Scored(labels, sure_of(PREDICTED), Rasters(np.zeros((6, 150, 150), np.uint8), examples, refused))
+
+
+def test_labels_are_the_networks_own():
+    """A bundle with another order of classes is measured by its own names."""
+    backwards = scored(LABELS[::-1])
+    assert [backwards.labels[t] for t in backwards.truth] == list("aaabbc")
+    assert backwards.metrics("here")["classes"]["a"]["support"] == 3
+    assert backwards.metrics("here")["accuracy"] == 0
+    with pytest.raises(Misconfigured, match="does not know c"):
+        _ = scored(("a", "b")).truth
+
+
+def test_refused_pictures_are_named():
+    told = scored().metrics("random")
+    assert told["split"] == "random"
+    assert (told["refused"], told["refused_by_reason"]) == (1, {"blank": 1})
+    rows = scored().predictions()
+    assert rows[0] == {"path": "0.jpg", "label": "a", "predicted": "a", "probabilities": rows[0]["probabilities"]}
+    assert rows[0]["probabilities"] == pytest.approx({"a": 0.7, "b": 0.1, "c": 0.1, "d": 0.1})
+    assert rows[-1] == {"path": "r.jpg", "label": "a", "refused": "blank"}
+    json.dumps([told, rows], allow_nan=False)
+
+
+def test_nothing_left_to_measure():
+    empty = Scored(LABELS, np.empty((0, 4), np.float32), Rasters(np.empty((0, 150, 150), np.uint8), [], []))
+    with pytest.raises(Misconfigured, match="refuses all"):
+        empty.metrics("here")
+
+
+def test_a_bundle_is_measured_as_it_serves(data_set):
+    examples = find([data_set])
+    answers = evaluation.score(bundle.DEFAULT, examples)
+    model = session.load(bundle.DEFAULT)
+    np.testing.assert_array_equal(answers.probabilities, model.probabilities(answers.rasters.pixels))
+    told = evaluation.evaluate(bundle.DEFAULT, examples, "all")
+    assert told == answers.metrics("all")
+    assert told["pictures"] == 20

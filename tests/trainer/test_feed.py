@@ -1,0 +1,89 @@
+"""An epoch's batches depend on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slicewise.trainer.data import LABELS, Example
+from slicewise.trainer.feed import Feed, vary
+from slicewise.trainer.recipe import Augmentation
+
+COUNT = 22
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Each picture is flat, and names itself by its level."""
+    return np.repeat(np.arange(COUNT, dtype=np.uint8) * 10, 150 * 150).reshape(COUNT, 150, 150)
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    return [Example(Path(f"{n}.jpg"), f"{n}.jpg", LABELS[n % 4], "", f"x{n // 2}") for n in range(COUNT)]
+
+
+def batches(feed: Feed) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [feed[i] for i in range(len(feed))]
+
+
+def levels(feed: Feed) -> list[int]:
+    return [int(picture.max()) // 10 for pictures, _ in batches(feed) for picture in pictures]
+
+
+def test_batches(pixels, examples):
+    feed = Feed(pixels, examples, batch=8)
+    assert len(feed) == 3
+    assert [x.shape for x, _ in batches(feed)] == [(8, 150, 150, 3), (8, 150, 150, 3), (6, 150, 150, 3)]
+    assert {(x.dtype, y.dtype) for x, y in batches(feed)} == {(np.dtype(np.float32), np.dtype(np.float32))}
+    assert levels(feed) == list(range(COUNT))
+    labels = np.concatenate([y for _, y in batches(feed)])
+    np.testing.assert_array_equal(labels.argmax(axis=1), [n % 4 for n in range(COUNT)])
+    np.testing.assert_array_equal(labels.sum(axis=1), 1)
+    assert Feed(pixels, examples, batch=8, size=94)[0][0].shape == (8, 94, 94, 3)
+
+
+def test_same_seed_and_epoch_same_batches(pixels, examples):
+    def feed(seed: int) -> Feed:
+        return Feed(pixels, examples, batch=8, size=94, augmentation=Augmentation(), shuffle=True, seed=seed)
+
+    unbroken, resumed, other = feed(1), feed(1), feed(2)
+    first = batches(unbroken)
+    unbroken.on_epoch_end()
+    resumed.begin(1)
+    for (x, y), (same_x, same_y) in zip(batches(unbroken), batches(resumed), strict=True):
+        np.testing.assert_array_equal(x, same_x)
+        np.testing.assert_array_equal(y, same_y)
+    assert not np.array_equal(first[0][0], batches(unbroken)[0][0])
+    assert not np.array_equal(first[0][0], other[0][0])
+
+
+def test_every_picture_once_an_epoch(pixels, examples):
+    feed = Feed(pixels, examples, batch=8, shuffle=True)
+    assert levels(feed) != list(range(COUNT))
+    assert sorted(levels(feed)) == list(range(COUNT))
+
+
+def test_one_picture_of_each_group(pixels, examples):
+    feed = Feed(pixels, examples, batch=8, shuffle=True, one_per_group=True)
+    drawn = []
+    for _ in range(12):
+        drawn.append(levels(feed))
+        assert sorted(n // 2 for n in drawn[-1]) == list(range(COUNT // 2))
+        feed.on_epoch_end()
+    assert {n for epoch in drawn for n in epoch} == set(range(COUNT))
+
+
+def test_augmentation_that_is_off_changes_nothing():
+    raster = np.random.default_rng(0).integers(0, 256, (150, 150)).astype(np.uint8)
+    off = Augmentation(rotation=0, scale=0, shift=0, flip=False, gain=0, gamma=0)
+    np.testing.assert_array_equal(vary(raster, off, 150, np.random.default_rng(0)), raster)
+
+
+def test_flip_mirrors_left_and_right():
+    raster = np.random.default_rng(0).integers(0, 256, (150, 150)).astype(np.uint8)
+    only_flip = Augmentation(rotation=0, scale=0, shift=0, flip=True, gain=0, gamma=0)
+    varied = [vary(raster, only_flip, 150, np.random.default_rng(seed)) for seed in range(8)]
+    assert {v.tobytes() for v in varied} == {raster.tobytes(), raster[:, ::-1].tobytes()}

@@ -1,0 +1,69 @@
+"""The reference network is the published one, layer for layer."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from slicewise.trainer.network import reference, transfer
+
+# Output shape without the batch, parameters: layers without parameters are those between them.
+PUBLISHED = [
+    ((148, 148, 32), 896),
+    ((146, 146, 64), 18_496),
+    ((71, 71, 64), 36_928),
+    ((69, 69, 64), 36_928),
+    ((32, 32, 128), 73_856),
+    ((30, 30, 128), 147_584),
+    ((28, 28, 128), 147_584),
+    ((12, 12, 128), 147_584),
+    ((10, 10, 256), 295_168),
+    ((512,), 3_277_312),
+    ((512,), 262_656),
+    ((4,), 2_052),
+]
+ORDER = (
+    "Rescaling Conv2D Conv2D MaxPooling2D Dropout Conv2D Conv2D Dropout MaxPooling2D Dropout "
+    "Conv2D Conv2D Conv2D MaxPooling2D Dropout Conv2D Conv2D MaxPooling2D Dropout "
+    "Flatten Dense Dense Dropout Dense"
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Sequential:
+    return reference()
+
+
+def test_layer_table(network):
+    table = [(layer.output.shape[1:], layer.count_params()) for layer in network.layers if layer.count_params()]
+    assert table == PUBLISHED
+    assert network.count_params() == 4_447_044
+
+
+def test_layers_stand_in_the_published_order(network):
+    assert " ".join(type(layer).__name__ for layer in network.layers) == ORDER
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {(c.kernel_size, c.padding, c.activation.__name__) for c in convolutions} == {((3, 3), "valid", "relu")}
+    assert next(layer for layer in network.layers if isinstance(layer, keras.layers.Flatten)).output.shape[1] == 6400
+
+
+def test_pixels_are_scaled_inside_the_network(network):
+    scaled = network.layers[0](np.array([[0.0, 255.0]], np.float32))
+    np.testing.assert_allclose(scaled, [[0, 1]], rtol=1e-6)
+
+
+def test_transfer_starts_from_the_mean_over_the_map(network):
+    """The first dense layer of the larger network sees the mean over its map as the small one sees its single pixel."""
+    small = reference(94)
+    transfer(small, network)
+    of_small, of_large = (
+        next(layer for layer in n.layers if isinstance(layer, keras.layers.Dense)) for n in (small, network)
+    )
+    assert small.layers[18].output.shape[1:] == (1, 1, 256)
+    feature_map = np.random.default_rng(0).random((2, 5, 5, 256), np.float32)
+    mean = feature_map.mean(axis=(1, 2))
+    np.testing.assert_allclose(of_large(feature_map.reshape(2, -1)), of_small(mean), rtol=1e-4, atol=1e-5)
+    for old, new in zip(small.layers, network.layers, strict=True):
+        if isinstance(old, keras.layers.Conv2D):
+            np.testing.assert_array_equal(old.kernel, new.kernel)

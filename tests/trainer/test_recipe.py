@@ -1,0 +1,43 @@
+"""The recipe's defaults are the published ones, and a value out of range is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from slicewise.trainer.recipe import Augmentation, Recipe
+from slicewise.worker.errors import Misconfigured
+
+
+def test_published_defaults():
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.batch, recipe.learning_rate, recipe.size) == (20, 32, 1e-3, 150)
+    assert recipe.augmentation.rotation
+    assert recipe.augmentation.scale
+    assert recipe.augmentation.flip
+
+
+def test_round_trip():
+    recipe = Recipe(epochs=3, augmentation=Augmentation(gain=0.1))
+    assert Recipe.from_dict(asdict(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"schedule": "linear"},
+        {"dropout": 1.0},
+        {"averaging": -0.1},
+        {"label_smoothing": float("nan")},
+        {"size": 93},
+        {"patience": -1},
+    ],
+)
+def test_out_of_range(wrong):
+    with pytest.raises(Misconfigured):
+        Recipe(**wrong)

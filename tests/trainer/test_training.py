@@ -1,0 +1,160 @@
+"""A run leaves everything in its folder, goes on after a kill as if nothing had been, and never sits at chance silently."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from slicewise.export.run import Run
+from slicewise.trainer import callbacks, data, training
+from slicewise.trainer.recipe import Recipe, Selection
+from slicewise.worker.errors import Misconfigured
+
+# Everything that has a state which a resume could lose: the schedule, the average, dropout, the order, the variations.
+RECIPE = Recipe(
+    epochs=2, batch=4, learning_rate=3e-4, schedule="cosine", averaging=0.9, label_smoothing=0.05, size=94, seed=5
+)
+WORDS = (
+    *("--epochs", 2, "--batch", 4, "--learning-rate", 3e-4, "--schedule", "cosine", "--averaging", 0.9),
+    *("--label-smoothing", 0.05, "--size", 94, "--seed", 5, "--fraction", 0.2),
+)
+
+
+@pytest.fixture
+def parted(data_set) -> data.Split:
+    return data.select(Selection((str(data_set),), fraction=0.2, seed=5))
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def test_killed_and_resumed_is_as_unbroken(parted, data_set, tmp_path, start, slicewise, wait_until):
+    trained = training.train(parted, RECIPE, tmp_path / "unbroken")
+    broken = Run(tmp_path / "broken")
+    process = start("train", data_set, "--output", broken.folder, *WORDS)
+    wait_until(broken.checkpoint.exists)
+    process.kill()
+    process.wait()
+    assert not broken.model.exists()
+    # As if the kill had come between the history's row and the checkpoint.
+    with broken.history.open("a") as history:
+        history.write("1,0.5,9.9,0.5,9.9\n")
+    slicewise("train", "--output", broken.folder, "--resume")
+
+    unbroken = Run(tmp_path / "unbroken")
+    for straight, resumed in zip(weights(unbroken.model), weights(broken.model), strict=True):
+        np.testing.assert_allclose(resumed, straight, atol=1e-5)
+    for straight, resumed in zip(*(training.read_history(run.history) for run in (unbroken, broken)), strict=True):
+        assert resumed == pytest.approx(straight, abs=1e-4)
+    answers = [list(row["probabilities"].values()) for row in json.loads(broken.predictions.read_text())]
+    np.testing.assert_allclose(answers, trained.probabilities, atol=1e-4)
+
+
+@pytest.fixture
+def finished(parted, tmp_path) -> Run:
+    run = Run(tmp_path / "run")
+    recipe = Recipe(epochs=1, batch=8, size=94)
+    trained = training.train(parted, recipe, run.folder)
+    assert trained.probabilities.shape == (len(parted.validation), 4)
+    return run
+
+
+def test_what_a_run_records(finished, parted, data_set):
+    recorded = finished.read()
+    assert recorded["split"] == parted.description
+    assert recorded["leaky"]
+    assert recorded["labels"] == list(data.LABELS)
+    assert recorded["data"]["training"] == data.census(parted.training)
+    assert recorded["data"]["validation"] == data.census(parted.validation)
+    assert sorted(recorded["validation"]) == sorted(str(e.path) for e in parted.validation)
+    assert Recipe.from_dict(recorded["recipe"]) == Recipe(epochs=1, batch=8, size=94)
+    assert recorded["begun_from"] is None
+    assert len(training.read_history(finished.history)) == 1
+
+
+def test_a_folder_holds_one_run(finished, parted):
+    with pytest.raises(Misconfigured, match="--resume"):
+        training.train(parted, RECIPE, finished.folder)
+
+
+def test_a_finished_run_resumes_to_itself(finished, parted):
+    before = weights(finished.model)
+    training.train(parted, Recipe(epochs=1, batch=8, size=94), finished.folder, resume=True)
+    for old, new in zip(before, weights(finished.model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_other_pictures_cannot_go_on(finished, data_set, tmp_path):
+    next(data_set.rglob("*.jpg")).unlink()
+    changed = data.select(Selection((str(data_set),), fraction=0.2, seed=5))
+    with pytest.raises(Misconfigured, match="its data would change"):
+        training.train(changed, RECIPE, finished.folder, resume=True)
+    # Moved pictures are the same pictures.
+    assert shutil.move(data_set, tmp_path / "moved" / "heads")
+
+
+def test_begun_from_another_run(finished, parted, tmp_path):
+    """The small network's weights go on in a larger one, and the record tells what they have seen."""
+    larger = Run(tmp_path / "larger")
+    training.train(
+        parted, Recipe(epochs=1, batch=8, size=110, learning_rate=1e-9), larger.folder, initial=finished.model
+    )
+    begun = larger.read()["begun_from"]
+    assert begun["recipe"]["size"] == 94
+    assert begun["data"] == finished.read()["data"]
+    for old, new in zip(weights(finished.model)[:8], weights(larger.model)[:8], strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-6)
+    with pytest.raises(Misconfigured, match="no network at"):
+        training.train(parted, RECIPE, tmp_path / "none", initial=tmp_path / "none.keras")
+
+
+def test_a_run_at_chance_says_so(parted, tmp_path, capsys):
+    training.train(parted, Recipe(epochs=2, batch=16, size=94, learning_rate=1e-12), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "still at chance" in told
+    assert "--learning-rate" in told
+    assert "epoch 2/2" in told
+
+
+@pytest.mark.parametrize(
+    ("epoch", "loss", "said"), [(1, math.log(4), True), (1, math.nan, True), (1, 1.1, False), (0, 1.4, False)]
+)
+def test_chance_is_told_after_two_epochs_only(epoch, loss, said):
+    console = Console(file=io.StringIO())
+    callbacks.LeftChance(console).on_epoch_end(epoch, {"loss": loss})
+    assert bool(console.file.getvalue()) == said
+
+
+@pytest.mark.parametrize(
+    ("epochs", "losses", "exhausted"),
+    [(2, [3, 2, 2.5, 2.1], True), (2, [3, 2, 2.5], False), (2, [], False), (0, [1, 2, 3, 4], False), (1, [1], False)],
+)
+def test_patience(epochs, losses, exhausted):
+    assert callbacks.Patience(epochs, losses).exhausted == exhausted
+
+
+def test_early_stop(parted, tmp_path):
+    """With a step this large the loss gets worse at once, so that the run ends before its 6 epochs."""
+    run = Run(tmp_path / "run")
+    recipe = Recipe(epochs=6, batch=16, size=94, learning_rate=0.3, patience=1)
+    training.train(parted, recipe, run.folder)
+    epochs = training.read_history(run.history)
+    assert 2 <= len(epochs) < 6
+    training.train(parted, recipe, run.folder, resume=True)
+    assert training.read_history(run.history) == epochs
+
+
+def test_nothing_to_train_on(data_set, tmp_path):
+    for picture in data_set.rglob("*.jpg"):
+        picture.write_bytes(b"no picture")
+    with pytest.raises(Misconfigured, match="imaging refuses every one"):
+        training.train(data.split(data.find([data_set]), "random", fraction=0.2), RECIPE, tmp_path / "run")

@@ -1,0 +1,149 @@
+"""The spool: every content once, whole or not at all, under no name from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from slicewise.worker.intake.spool import NotSpooled, Spool
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return Spool(tmp_path / "spool")
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_content_lies_under_its_hash(spool, tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    stored = spool.add(tmp_path / "a")
+    assert stored.sha256 == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert stored.size_bytes == 3_000_000
+    assert spool.path(stored.sha256).read_bytes() == b"x" * 3_000_000
+    assert (tmp_path / "a").exists()
+
+
+def test_an_empty_file_is_a_content(spool, tmp_path):
+    (tmp_path / "a").touch()
+    assert spool.add(tmp_path / "a").size_bytes == 0
+    assert len(files_in(tmp_path / "spool")) == 1
+
+
+def test_the_same_content_is_kept_once(spool, tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"the same")
+    assert spool.add(tmp_path / "a") == spool.add(tmp_path / "b") == spool.add(tmp_path / "a")
+    assert len(files_in(tmp_path / "spool")) == 1
+
+
+def test_the_same_content_from_many_sides_at_once_is_kept_once(spool, tmp_path):
+    (tmp_path / "a").write_bytes(b"the same" * 100_000)
+    with ThreadPoolExecutor(8) as pool:
+        stored = set(pool.map(lambda _: spool.add(tmp_path / "a"), range(40)))
+    assert len(stored) == 1
+    (kept,) = files_in(tmp_path / "spool")
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == kept.name
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_refused_without_waiting(spool, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    for name in ("fifo", "folder", "socket", "/dev/zero"):
+        with pytest.raises(NotSpooled, match=r"not a regular file|No such device"):
+            spool.add(tmp_path / name)
+    listener.close()
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_what_cannot_be_read_is_refused(spool, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name, says in (("loop", "symbolic links"), ("dangling", "No such file"), ("nowhere", "No such file")):
+        with pytest.raises(NotSpooled, match=says):
+            spool.add(tmp_path / name)
+
+
+def test_what_breaks_while_it_is_read_leaves_nothing(spool, tmp_path):
+    """A process's own memory opens and stats as a regular file, and fails at the first read."""
+    with pytest.raises(NotSpooled, match="Input/output error"):
+        spool.add(f"/proc/{os.getpid()}/mem")
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_a_spool_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotSpooled, match="Not a directory|File exists"):
+        Spool(tmp_path / "file").add(tmp_path / "file")
+
+
+_FULL = """
+import resource, signal, sys
+from pathlib import Path
+from slicewise.worker.intake.spool import NotSpooled, Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    Spool(Path(sys.argv[1])).add(Path(sys.argv[2]))
+except NotSpooled as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    said = subprocess.run(
+        [sys.executable, "-c", _FULL, tmp_path / "spool", tmp_path / "a"], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == "File too large\n"
+    assert files_in(tmp_path / "spool") == []
+
+
+_COPIES = """
+import sys
+from pathlib import Path
+from slicewise.worker.intake.spool import Spool
+Spool(Path(sys.argv[1])).add(Path(sys.argv[2]))
+"""
+
+
+def test_a_partial_file_is_never_visible(tmp_path, wait_until):
+    """Killed in the middle of a copy: nothing lies under a hash."""
+    source = tmp_path / "a"
+    with source.open("wb") as sparse:
+        sparse.truncate(20 * 2**30)
+    copying = subprocess.Popen([sys.executable, "-c", _COPIES, tmp_path / "spool", source])
+    incoming = tmp_path / "spool" / "incoming"
+    wait_until(lambda: incoming.exists() and any(path.stat().st_size for path in incoming.iterdir()))
+    copying.send_signal(signal.SIGKILL)
+    copying.wait()
+    assert {path.parent for path in files_in(tmp_path / "spool")} == {incoming}
+    for path in files_in(incoming):
+        path.unlink()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(name=st.binary(min_size=1, max_size=100).filter(lambda n: b"/" not in n and b"\0" not in n and n not in (b".", b"..")))
+def test_no_name_from_outside_reaches_the_spool(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("n")
+    source = os.path.join(os.fsencode(folder), name)  # noqa: PTH118
+    with open(source, "wb") as writing:  # noqa: PTH123
+        writing.write(b"content")
+    stored = Spool(folder / "spool").add(os.fsdecode(source))
+    assert [path.relative_to(folder / "spool").parts for path in files_in(folder / "spool")] == [
+        (stored.sha256[:2], stored.sha256[2:4], stored.sha256)
+    ]

@@ -1,0 +1,84 @@
+"""What a run is made of: the pictures, how they are parted, and the recipe. Plain values, quick to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from slicewise.worker.errors import Misconfigured
+
+SPLITS = ("random", "group", "fold", "official")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pictures, and how they are parted into training and validation; see `slicewise.trainer.data.split`."""
+
+    roots: tuple[str, ...]
+    groups: str | None = None
+    how: str = "random"
+    fraction: float = 0.1
+    fold: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training picture may stray from its source. Zero switches a part off.
+
+    `rotation` in degrees, `scale` and `shift` as shares of the side, `flip` horizontally with probability
+    one half, `gain` and `gamma` as spreads of log2: brightness and contrast leak the class in the public sets.
+    """
+
+    rotation: float = 10.0
+    scale: float = 0.1
+    shift: float = 0.04
+    flip: bool = True
+    gain: float = 0.3
+    gamma: float = 0.3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. The defaults are the published ones.
+
+    Raises
+    ------
+    Misconfigured
+        A value out of its range.
+    """
+
+    epochs: int = 20
+    batch: int = 32
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    """``constant`` or ``cosine`` (one epoch of warm-up, then down to zero)."""
+    dropout: float = 0.3
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
+    size: int = 150
+    one_per_group: bool = False
+    patience: int = 0
+    """Stop after this many epochs without a better validation loss; 0 never stops early."""
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise Misconfigured(f"no schedule is called {self.schedule}: {' or '.join(SCHEDULES)}")
+        if not self.learning_rate > 0:
+            raise Misconfigured(f"the learning rate is {self.learning_rate:g}: give one above 0")
+        # Below 94 the last pooling of the reference network has nothing left.
+        for name, least in (("epochs", 1), ("batch", 1), ("size", 94), ("patience", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise Misconfigured(f"{name} is {getattr(self, name)}: give at least {least}")
+        for name in ("dropout", "label_smoothing", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise Misconfigured(f"{name} is {getattr(self, name):g}: give a value from 0 to below 1")
+
+    @classmethod
+    def from_dict(cls, recorded: dict[str, Any]) -> Recipe:
+        """The recipe that ``run.json`` holds."""
+        return cls(**{**recorded, "augmentation": Augmentation(**recorded["augmentation"])})
