@@ -62,10 +62,15 @@ def attempts(session: Session, job_id: int) -> int:
 
 
 def companions(session: Session, job_id: int, limit: int) -> list[int]:
-    """Other jobs waiting in the same lane for their first attempt, oldest first."""
+    """Other jobs waiting in the same lane for their first attempt, oldest first, for the caller to claim.
+
+    PostgreSQL locks them at once and leaves out what another worker is about to claim: two that wanted each
+    other's jobs would wait in a circle. On SQLite there is one writer at a time.
+    """
     lane = select(Job.lane).where(Job.id == job_id).scalar_subquery()
     fresh = (Job.status == JobStatus.PENDING) & (Job.attempts == 0) & (Job.lane == lane)
-    return list(session.scalars(select(Job.id).where(fresh, Job.id != job_id).order_by(Job.id).limit(limit)))
+    waiting = select(Job.id).where(fresh, Job.id != job_id).order_by(Job.id).limit(limit)
+    return list(session.scalars(waiting.with_for_update(skip_locked=True)))
 
 
 def lease_owners(session: Session) -> list[str]:

@@ -77,6 +77,14 @@ def _register_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentPar
     _split_options(
         evaluate, default=None, text="score only what this split holds out for validation (default: every picture)"
     )
+    evaluate.add_argument(
+        "--apart-from",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="leave out pictures with a near-copy below PATH, by the groups file: what the network was trained on",
+    )
     evaluate.add_argument("--format", choices=("table", "json"), default="table")
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="write the figures there, as JSON")
     evaluate.add_argument("--figures", type=Path, metavar="DIR", help="draw pictures, and list every prediction, there")
@@ -190,6 +198,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         examples = data.find(options.paths, options.groups, every_class=False)
         words = "every picture given, whether or not the network was trained on it"
+    if options.apart_from:
+        examples = data.apart_from(examples, data.find(options.apart_from, options.groups, every_class=False))
+        words += f"; no near-copy in {', '.join(path.name for path in options.apart_from)}"
     scored = evaluation.score(options.model or settings.model, examples, Provider(settings.provider))
     measured = scored.metrics(words)
     if options.figures:

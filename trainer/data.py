@@ -185,6 +185,23 @@ def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold:
     return Split(training, validation, text, leaky)
 
 
+def apart_from(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:
+    """The examples that share no group with any of `others`.
+
+    Raises
+    ------
+    Misconfigured
+        Without a groups file nothing is known of near-copies; or no example is left.
+    """
+    if any(e.fold is None for e in (*examples, *others)):
+        raise Misconfigured("near-copies can be left out only where a groups file names them: give --groups")
+    known = {e.group for e in others}
+    left = [e for e in examples if e.group not in known]
+    if not left:
+        raise Misconfigured("every picture has a near-copy there: nothing is left to evaluate")
+    return left
+
+
 def _draw(examples: Sequence[Example], fraction: float, seed: int, *, by_group: bool) -> set[Path]:
     """Draw a share of each class, by a hash of the seed and the name: the same on every machine."""
 
@@ -210,7 +227,8 @@ def rasters(examples: Sequence[Example], progress: str = "reading") -> Rasters:
     pixels: list[np.ndarray] = []
     kept: list[Example] = []
     refused: list[tuple[Example, RefusalReason]] = []
-    for example in track(examples, progress, console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    for example in track(examples, progress, console=console, transient=True, disable=not console.is_terminal):
         try:
             frames = [to_raster(decoded) for decoded in load(example.path.read_bytes())]
         except Refused as error:

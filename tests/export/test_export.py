@@ -80,7 +80,7 @@ def test_a_bundle_that_answers_otherwise_is_not_written(converted, network, slic
     output.parent.mkdir()
     output.write_bytes(b"what was there before")
     with pytest.raises(Misconfigured, match="disagree"):
-        verify.write(tampered(converted, change), output, network, verify.real_slices([slices]))
+        verify.write(tampered(converted, change), output, network, verify.real_slices([slices])[:7])
     assert output.read_bytes() == b"what was there before"
     assert len(list(output.parent.iterdir())) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -36,10 +37,16 @@ def write_data_set(root: Path, per_class: int, parts: tuple[str, ...] = ("",)) -
     return root
 
 
+@pytest.fixture(scope="session")
+def pristine_data_set(tmp_path_factory) -> Path:
+    """20 pictures, 5 of each class, without Training and Testing; not to be changed."""
+    return write_data_set(tmp_path_factory.mktemp("data") / "heads", 5)
+
+
 @pytest.fixture
-def data_set(tmp_path) -> Path:
-    """20 pictures, 5 of each class, without Training and Testing."""
-    return write_data_set(tmp_path / "heads", 5)
+def data_set(pristine_data_set, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(pristine_data_set, tmp_path / "heads")
 
 
 @pytest.fixture(name="write_data_set")

@@ -15,7 +15,9 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.worker.errors import Refused
@@ -69,26 +71,20 @@ def _data_set(pixels, **elements):
 
 
 def _saved(ds, syntax, *, preamble=b"\0" * 128, meta=True):
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
-    ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", "1.2.3")
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", "1.2.3")
+    out = DicomBytesIO()
+    out.is_implicit_VR = syntax == uid.ImplicitVRLittleEndian
+    out.is_little_endian = syntax != uid.ExplicitVRBigEndian
+    write_dataset(out, ds)
+    return part10(out.getvalue(), syntax, preamble=preamble) if meta else out.getvalue()
+
+
+def part10(rest, syntax, *, preamble=b"\0" * 128):
+    """Preamble, file meta information, and then any bytes."""
     out = io.BytesIO()
-    known = uid.UID(syntax)
-    if meta:
-        held = FileDataset(None, ds, preamble=preamble, file_meta=ds.file_meta)
-        pydicom.dcmwrite(out, held, enforce_file_format=preamble is not None, force_encoding=True, **_encoding(known))
-    else:
-        bare = Dataset(ds)
-        pydicom.dcmwrite(out, bare, **_encoding(known))
-    return out.getvalue()
-
-
-def _encoding(syntax):
-    return {
-        "implicit_vr": syntax == uid.ImplicitVRLittleEndian,
-        "little_endian": syntax != uid.ExplicitVRBigEndian,
-    }
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    write_file_meta_info(out, meta, enforce_standard=False)
+    return (b"" if preamble is None else preamble + b"DICM") + out.getvalue() + rest
 
 
 def native(pixels, syntax=uid.ExplicitVRLittleEndian, *, preamble=b"\0" * 128, meta=True, **elements):
@@ -175,15 +171,6 @@ def deflated_part10(plain):
     """A Part 10 file in the deflated transfer syntax around any bytes."""
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return part10(squeeze.compress(plain) + squeeze.flush(), uid.DeflatedExplicitVRLittleEndian)
-
-
-def part10(rest, syntax):
-    """Preamble, file meta information, and then any bytes."""
-    out = io.BytesIO()
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    pydicom.filewriter.write_file_meta_info(out, meta, enforce_standard=False)
-    return b"\0" * 128 + b"DICM" + out.getvalue() + rest
 
 
 def picture(pixels, kind="PNG", **options):

@@ -19,7 +19,6 @@ LOSSLESS = {
     "rle": lambda make, pixels, **more: make.compressed(pixels, uid.RLELossless, **more),
     "jpeg-ls": lambda make, pixels, **more: make.compressed(pixels, uid.JPEGLSLossless, **more),
     "jpeg 2000": lambda make, pixels, **more: make.compressed(pixels, uid.JPEG2000Lossless, **more),
-    "jpeg lossless": lambda make, pixels, **more: make.compressed(pixels, uid.JPEGLossless, **more),
     "jpeg lossless sv1": lambda make, pixels, **more: make.compressed(pixels, uid.JPEGLosslessSV1, **more),
 }
 COMPRESSED = [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1]

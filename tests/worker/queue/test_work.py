@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from slicewise.db import questions, writes
 from slicewise.db.models import Job, Result
@@ -278,16 +280,16 @@ def test_only_a_job_that_died_is_isolated_and_it_is_worked_on_alone(shop, write_
 def test_a_job_that_breaks_waits_with_its_reason_and_is_dead_in_the_end(shop, write_dicom, tmp_path, monkeypatch):
     (job,) = shop.submit(write_dicom(tmp_path / "a.dcm")).jobs
     worker = shop.worker()
-    # onnxruntime's own errors cannot be made to come: a model that breaks stands in for them.
-    monkeypatch.setattr(type(worker._model), "probabilities", lambda *_: {}["no such thing"])
-    for attempt in (1, 2, 3):
-        with pytest.raises(KeyError):
-            worker.on_job(job)
-        found = shop.job(job)
-        assert (found["status"], found["attempts"]) == ("dead" if attempt == 3 else "pending", attempt)
-        assert found["reason"].startswith("KeyError in test_work.py:")
-    assert worker.on_job(job) == []
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        # onnxruntime's own errors cannot be made to come: a model that breaks stands in for them.
+        broken.setattr(type(worker._model), "probabilities", lambda *_: {}["no such thing"])
+        for attempt in (1, 2, 3):
+            with pytest.raises(KeyError):
+                worker.on_job(job)
+            found = shop.job(job)
+            assert (found["status"], found["attempts"]) == ("dead" if attempt == 3 else "pending", attempt)
+            assert found["reason"].startswith("KeyError in test_work.py:")
+        assert worker.on_job(job) == []
     with shop.database.writing() as session:
         assert writes.revive(session, job)
     worker.on_job(job)
@@ -327,18 +329,18 @@ def test_who_was_thought_dead_writes_nothing_more(shop, undisturbed, write_study
     """The lease ran out while this worker slept; another one took the job."""
     folder = write_study(tmp_path / "s", 12)
     (job,) = shop.submit(folder).jobs
-    monkeypatch.setattr(work, "_CHUNK_FILES", 4)
     record = writes.record
 
     def robbed(session, *given, **named):
         record(session, *given, **named)
-        session.execute(writes.update(Job).values(lease_owner="another"))
+        session.execute(update(Job).values(lease_owner="another"))
 
-    monkeypatch.setattr(writes, "record", robbed)
-    shop.worker().on_job(job)
+    with monkeypatch.context() as sleepy:
+        sleepy.setattr(work, "_CHUNK_FILES", 4)
+        sleepy.setattr(writes, "record", robbed)
+        shop.worker().on_job(job)
     assert shop.count() == 4
     assert (shop.job(job)["status"], shop.job(job)["attempts"]) == ("running", 1)
-    monkeypatch.undo()
     with shop.database.writing() as session:
         writes.fail(session, job, "another", "gave up")
     monkeypatch.setattr(isolated, "prepare", pipeline.prepare)
@@ -355,7 +357,7 @@ def test_a_lost_lease_costs_the_other_jobs_no_attempt(shop, write_dicom, tmp_pat
 
     def robbed(self, held):
         with shop.database.writing() as session:
-            session.execute(writes.update(Job).where(Job.id == jobs[1]).values(lease_owner="another"))
+            session.execute(update(Job).where(Job.id == jobs[1]).values(lease_owner="another"))
         return work_through(self, held)
 
     monkeypatch.setattr(Work, "_work_through", robbed)
@@ -371,13 +373,14 @@ def test_a_turn_has_an_end_and_the_rest_is_rung_again(shop, undisturbed, write_s
     """No task may near Celery's hard time limit."""
     folder = write_study(tmp_path / "s", 10)
     (job,) = shop.submit(folder).jobs
-    monkeypatch.setattr(work, "_CHUNK_FILES", 4)
-    monkeypatch.setattr(work, "_TURN_SECONDS", 0)
-    worker = shop.worker()
     counts = []
-    while worker.on_job(job) == [job]:
-        counts.append(shop.count())
-        assert (shop.job(job)["status"], shop.job(job)["attempts"]) == ("pending", 0)
+    with monkeypatch.context() as hasty:
+        hasty.setattr(work, "_CHUNK_FILES", 4)
+        hasty.setattr(work, "_TURN_SECONDS", 0)
+        worker = shop.worker()
+        while worker.on_job(job) == [job]:
+            counts.append(shop.count())
+            assert (shop.job(job)["status"], shop.job(job)["attempts"]) == ("pending", 0)
     assert counts == [4, 8]
     assert shop.job(job)["status"] == "done"
     assert shop.rows() == undisturbed(folder)
@@ -392,8 +395,6 @@ def test_a_lease_is_renewed_while_the_work_goes_on(shop, write_study, tmp_path, 
     prepare, robbed = pipeline.prepare, []
 
     def slow(path):
-        import time
-
         time.sleep(0.8)
         with shop.database.writing() as session:
             robbed.append(writes.claim(session, job, "another", 60))
@@ -403,6 +404,23 @@ def test_a_lease_is_renewed_while_the_work_goes_on(shop, write_study, tmp_path, 
     shop.worker().on_job(job)
     assert robbed == [False] * 8
     assert (shop.job(job)["status"], shop.job(job)["attempts"]) == ("done", 1)
+
+
+def test_workers_that_claim_several_jobs_do_not_wait_in_a_circle(shop, tmp_path):
+    """One takes 1 and wants 2 along, another takes 2 and wants 1 along."""
+    for n in range(40):
+        (tmp_path / f"{n:02}").write_text(f"no scan {n}")
+    jobs = shop.submit(*sorted(tmp_path.glob("[0-9]*")), job_files=1).jobs
+    shop.settings = dataclasses.replace(shop.settings, job_files=20)
+    workers = [shop.worker() for _ in range(4)]
+
+    def claim(number):
+        workers[number]._me = f"worker {number}"
+        return [key for job in jobs[number * 10 :] + jobs[: number * 10] for key in workers[number]._claim(job)]
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [key for keys in pool.map(claim, range(4)) for key in keys]
+    assert sorted(taken) == jobs
 
 
 _MANY = """
