@@ -94,7 +94,7 @@ class Job(Base):
     lease_owner: Mapped[str | None] = mapped_column(String(128))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     rung_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    """When its id was last put on the queue."""
+    """When its id was last put on the queue, where nobody has heard it since."""
     reason: Mapped[str | None] = mapped_column(Text)
     """Why the last attempt failed."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)

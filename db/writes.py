@@ -97,6 +97,8 @@ def claim(session: Session, job_id: int, owner: str, seconds: float, abandoned: 
             lease_owner=owner,
             lease_until=at + timedelta(seconds=seconds),
             attempts=Job.attempts + 1,
+            # Its bell is heard: should this worker die, the next sweep may ring again at once.
+            rung_at=None,
         )
     )
     return _changed(taken) == 1
@@ -181,7 +183,10 @@ def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
         .values(status=JobStatus.DEAD, lease_owner=None, lease_until=None, finished_at=now(session), reason=reason)
     )
     session.execute(
-        _held(job_id, owner).values(status=JobStatus.PENDING, lease_owner=None, lease_until=None, reason=reason)
+        # As if it had just been rung, so that it rests before the next attempt.
+        _held(job_id, owner).values(
+            status=JobStatus.PENDING, lease_owner=None, lease_until=None, reason=reason, rung_at=now(session)
+        )
     )
 
 

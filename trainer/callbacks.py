@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,6 +29,20 @@ class Checkpoint(keras.callbacks.Callback):
         partial = self._path.with_name("partial.keras")
         self.model.save(partial)
         partial.replace(self._path)
+
+
+class Reseed(keras.callbacks.Callback):
+    """Makes what dropout drops depend on the seed and the epoch alone: a checkpoint does not hold its state."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        dropouts = (layer for layer in self.model.layers if isinstance(layer, keras.layers.Dropout))
+        for place, layer in enumerate(dropouts):
+            state = np.random.SeedSequence((self._seed, epoch, place)).generate_state(1)[0]
+            layer.seed_generator.state.assign([int(state), 0])
 
 
 class Patience(keras.callbacks.Callback):

@@ -158,6 +158,7 @@ def _fit(network: keras.Sequential, feed: Feed, held: Feed, recipe: Recipe, run:
         with callbacks.progress_bar(console) as bar:
             between: list[keras.callbacks.Callback] = [
                 keras.callbacks.CSVLogger(str(run.history), append=done > 0),
+                callbacks.Reseed(recipe.seed),
                 callbacks.Display(bar, recipe.epochs),
                 callbacks.LeftChance(console),
                 callbacks.Checkpoint(run.checkpoint),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import platformdirs
 
@@ -62,8 +63,8 @@ class Settings:
         home = Path(given.get("home") or platformdirs.user_data_path("slicewise")).expanduser().absolute()
         settings = cls(
             home=home,
-            database_url=given.get("database_url") or f"sqlite:///{home / 'slicewise.sqlite3'}",
-            broker_url=given.get("broker_url") or f"redis+socket://{home / 'redis.sock'}",
+            database_url=given.get("database_url") or _url("sqlite", home / "slicewise.sqlite3"),
+            broker_url=given.get("broker_url") or _url("redis+socket", home / "redis.sock"),
             model=Path(given["model"]).expanduser().absolute() if given.get("model") else _default_model(),
             provider=given.get("provider") or "cpu",
             threads=_integer(given, "threads", 0, 0, 1024),
@@ -77,7 +78,7 @@ class Settings:
     @property
     def embedded(self) -> bool:
         """Whether the broker is the private Redis in `home`."""
-        return self.broker_url == f"redis+socket://{self.home / 'redis.sock'}"
+        return self.broker_url == _url("redis+socket", self.home / "redis.sock")
 
     @property
     def spool(self) -> Path:
@@ -86,6 +87,11 @@ class Settings:
     @property
     def logs(self) -> Path:
         return self.home / "logs"
+
+
+def _url(scheme: str, path: Path) -> str:
+    # SQLAlchemy, kombu and redis-py all unquote it: a home may hold any character.
+    return f"{scheme}://{'/' if scheme == 'sqlite' else ''}{quote(str(path))}"
 
 
 def _default_model() -> Path:

@@ -296,6 +296,18 @@ def test_only_jobs_that_nobody_hears_are_rung(desk):
     assert desk.due(limit=1) == [expired]
 
 
+def test_a_job_whose_worker_died_is_rung_at_once_and_one_that_failed_rests(desk):
+    """Its bell was heard by the dead; but what has just failed would mostly fail again."""
+    died, failed = desk.submit("a"), desk.submit("b")
+    with desk.database.writing() as session:
+        writes.rung(session, [died, failed])
+    desk.claim(died, "dead")
+    desk.claim(failed)
+    desk.fail(failed)
+    assert desk.due(abandoned=["dead"]) == [died]
+    assert desk.due(quiet=-1, abandoned=["dead"]) == [died, failed]
+
+
 def test_what_is_due_names_its_lane(desk):
     job = desk.submit("a", lane=Lane.STAT)
     with desk.database.reading() as session:

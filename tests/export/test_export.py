@@ -61,14 +61,14 @@ def test_a_true_bundle_is_written_and_serves(converted, network, slices, tmp_pat
     output = tmp_path / "new" / "reference.onnx"
     rasters = verify.real_slices([slices])
     assert rasters.shape == (32, 150, 150)
-    found = verify.write(converted, output, network, rasters)
+    found = verify.write(converted, output, network, rasters[:9])
     assert list(found) == [1, 7, 32]
     assert max(found.values()) <= 1e-5
     assert [path.name for path in output.parent.iterdir()] == ["reference.onnx"]
     model = session.load(output)
     assert model.description == DESCRIPTION
-    colour = np.repeat(rasters[..., None], 3, axis=-1).astype(np.float32)
-    answers = model.probabilities(rasters)
+    colour = np.repeat(rasters[:9, ..., None], 3, axis=-1).astype(np.float32)
+    answers = model.probabilities(rasters[:9])
     np.testing.assert_allclose(answers, network.predict(colour, verbose=0), atol=1e-5)
     assert np.ptp(answers, axis=0).max() > 0.01
     assert output.read_bytes() == converted.SerializeToString()

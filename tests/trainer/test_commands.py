@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from slicewise.export.run import Run
+from slicewise.worker.model import session
 
 BLOCKED = """
 import sys
@@ -34,25 +35,34 @@ def without_tensorflow():
     return run
 
 
-def test_train_export_evaluate(data_set, tmp_path, slicewise, settings):
+def test_train_export_evaluate(data_set, tmp_path, slicewise, write_jpeg):
     run, exported = Run(tmp_path / "run"), tmp_path / "mine.onnx"
-    words = ("--epochs", 1, "--batch", 8, "--fraction", 0.4)
-    told = slicewise("train", data_set, "--output", run.folder, *words)
-    assert "split: random, 0.4 of each class validates" in told.stdout
+    told = slicewise("train", data_set, "--output", run.folder, "--epochs", 1, "--batch", 16, "--fraction", 0.2)
+    assert "split: random, 0.2 of each class validates" in told.stdout
     # No noise of TensorFlow's: one line an epoch.
     assert [line.split()[:2] for line in told.stderr.splitlines()] == [["epoch", "1/1"]]
     measured = json.loads(run.metrics.read_text())
-    assert measured["pictures"] == 8
-    assert len(json.loads(run.predictions.read_text())) == 8
-    assert {path.suffix for path in run.folder.iterdir()} == {".json", ".csv", ".png", ".keras"}
-    pictures = {path.stem for path in run.folder.glob("*.png")}
-    assert pictures == {"curves", "confusion", "classes", "samples", "mistakes"}
+    assert measured["pictures"] == len(json.loads(run.predictions.read_text())) == 4
+    assert {path.stem for path in run.folder.glob("*.png")} == {"curves", "confusion", "classes", "samples", "mistakes"}
 
     refused = slicewise("export", run.folder, "--output", exported, status=78)
-    assert "8 real slices found" in refused.stderr
-    told = slicewise("export", run.folder, "--output", exported, "--slices", data_set, status=78)
-    assert "20 real slices found" in told.stderr
+    assert "4 real slices found" in refused.stderr
     assert not exported.exists()
+    for seed in range(32):
+        write_jpeg(tmp_path / "slices" / f"{seed}.jpg", seed=seed)
+    told = slicewise("export", run.folder, "--output", exported, "--slices", tmp_path / "slices")
+    assert told.stdout.count("differ by at most") == 3
+    assert told.stderr == ""
+    described = session.load(exported).description
+    assert described.metrics == {"validation": measured}
+    assert described.training["data"]["training"]["pictures"] == 16
+
+    held_out = slicewise(
+        *("evaluate", data_set, "--model", exported, "--split", "random", "--fraction", 0.2, "--format", "json")
+    )
+    again = json.loads(held_out.stdout)
+    assert again["confusion"] == measured["confusion"]
+    assert again["log_loss"] == pytest.approx(measured["log_loss"], abs=1e-4)
 
 
 def test_evaluate_needs_no_tensorflow(data_set, tmp_path, without_tensorflow):

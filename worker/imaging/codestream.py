@@ -7,7 +7,7 @@ make up what a cut codestream lacks (tried: 53 % of a JPEG lossless picture inve
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom import uid
 
@@ -24,19 +24,31 @@ _END = b"\xff\xd9"
 # ITU-T T.81 B.1.1.3: the frame headers SOF0 to SOF15, less DHT, JPG and DAC; T.87 C.1.1: SOF55.
 _SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = {0xC0, 0xC1}
+_LOSSLESS = {0xC3}
+_LS = {0xF7}
 
-# Rows, columns, samples.
-_Stated = tuple[int, int, int]
+# The coding processes that each transfer syntax allows (PS3.5 A.4.1 to A.4.3).
+_PROCESSES = {
+    uid.JPEGBaseline8Bit: _SEQUENTIAL,
+    uid.JPEGExtended12Bit: _SEQUENTIAL,
+    uid.JPEGLossless: _LOSSLESS,
+    uid.JPEGLosslessSV1: _LOSSLESS,
+    uid.JPEGLSLossless: _LS,
+    uid.JPEGLSNearLossless: _LS,
+}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a frame, and of one sample in bytes."""
+    """Size of a frame, and of one value in bits: as allocated by the header, or as stated by the codestream."""
 
     rows: int
     columns: int
     samples: int
-    sample_bytes: int
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.columns} pixels of {self.samples} values of {self.bits} bits"
 
 
 def checked(frame: bytes, syntax: str, shape: Shape) -> bytes:
@@ -68,26 +80,17 @@ def checked(frame: bytes, syntax: str, shape: Shape) -> bytes:
         if syntax in _JPEG_2000:
             stated = _jpeg_2000(frame)
         else:
-            stated, frame = _jpeg(frame)
+            stated, frame = _jpeg(frame, _PROCESSES[uid.UID(syntax)])
     except (struct.error, IndexError):
         raise Refused(RefusalReason.TRUNCATED_PIXELS, "a compressed picture ends within its header") from None
-    expected = shape.rows, shape.columns, shape.samples
-    if stated != expected:
-        raise Refused(
-            RefusalReason.CORRUPT_PIXELS,
-            f"{_words(expected)} by the header, {_words(stated)} by the compressed picture",
-        )
+    if stated.bits > shape.bits or replace(stated, bits=shape.bits) != shape:
+        raise Refused(RefusalReason.CORRUPT_PIXELS, f"{shape} by the header, {stated} by the compressed picture")
     return frame
-
-
-def _words(shape: _Stated) -> str:
-    rows, columns, samples = shape
-    return f"{rows} x {columns} pixels of {samples} values"
 
 
 def _check_rle(frame: bytes, shape: Shape) -> None:
     """Check the RLE header (PS3.5 G.5): one segment for each byte of a pixel, in order, within the frame."""
-    segments = shape.samples * shape.sample_bytes
+    segments = shape.samples * shape.bits // 8
     if len(frame) < 64:
         raise Refused(RefusalReason.TRUNCATED_PIXELS, "an RLE frame ends within its header")
     count, *offsets = struct.unpack_from("<16L", frame)
@@ -100,11 +103,11 @@ def _check_rle(frame: bytes, shape: Shape) -> None:
         raise Refused(RefusalReason.TRUNCATED_PIXELS, "an RLE frame ends before its last segment")
 
 
-def _jpeg(data: bytes) -> tuple[_Stated, bytes]:
+def _jpeg(data: bytes, processes: set[int]) -> tuple[Shape, bytes]:
     """Rows, columns and samples of a JPEG or JPEG-LS picture, which has to be complete; and the picture, repaired."""
     if data[:2] != b"\xff\xd8":
         raise Refused(RefusalReason.CORRUPT_PIXELS, "no JPEG picture where the transfer syntax promises one")
-    process, stated, at = 0, None, 2
+    stated, at = None, 2
     while data[at : at + 2] != _SOS:
         marker, length = struct.unpack_from(">xBH", data, at)
         if data[at] != 0xFF:
@@ -113,9 +116,10 @@ def _jpeg(data: bytes) -> tuple[_Stated, bytes]:
             at += 1
             continue
         if marker in _SOF:
-            if stated is not None:
-                raise Refused(RefusalReason.CORRUPT_PIXELS, "a JPEG picture with two sizes")
-            process, stated = marker, struct.unpack_from(">HHB", data, at + 5)
+            if stated is not None or marker not in processes:
+                raise Refused(RefusalReason.CORRUPT_PIXELS, "a JPEG picture of another kind than its transfer syntax")
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
+            stated = Shape(rows, columns, samples, bits)
         at += 2 + max(2, length)
     if stated is None:
         raise Refused(RefusalReason.CORRUPT_PIXELS, "a JPEG picture without a size")
@@ -123,7 +127,7 @@ def _jpeg(data: bytes) -> tuple[_Stated, bytes]:
     if data.find(_END, at) < 0:
         raise Refused(RefusalReason.TRUNCATED_PIXELS, "a compressed picture has no end")
     limits.check_scans(data)
-    return stated, _with_spectrum(data, at) if process in _SEQUENTIAL else data
+    return stated, _with_spectrum(data, at) if processes is _SEQUENTIAL else data
 
 
 def _with_spectrum(data: bytes, sos: int) -> bytes:
@@ -135,7 +139,7 @@ def _with_spectrum(data: bytes, sos: int) -> bytes:
     return data[: end - 3] + b"\0\x3f\0" + data[end:] if data[end - 3 : end] == b"\0\0\0" else data
 
 
-def _jpeg_2000(data: bytes) -> _Stated:
+def _jpeg_2000(data: bytes) -> Shape:
     """Rows, columns and samples of a JPEG 2000 codestream (ITU-T T.800 A.5.1), which has to be complete."""
     # Some writers wrap it in a JP2 file, against PS3.5 A.4.4. A second start could be a decoy for this check.
     start = 0 if data.startswith(_SOC_SIZ) else data.find(_SOC_SIZ)
@@ -147,8 +151,10 @@ def _jpeg_2000(data: bytes) -> _Stated:
     tiles = -((tile_x0 - x1) // tile_x) * -((tile_y0 - y1) // tile_y)
     if tiles > limits.MAX_TILES:
         raise Refused(RefusalReason.TOO_LARGE, f"{tiles} JPEG 2000 tiles; at most {limits.MAX_TILES} are read")
+    # T.800 A.5.1, Ssiz: the sign and the depth less 1 of each component.
+    bits = max((data[start + 42 + 3 * component] & 0x7F) + 1 for component in range(min(samples, 3)))
     _check_tile_parts(data, start + 4 + length)
-    return y1 - y0, x1 - x0, samples
+    return Shape(y1 - y0, x1 - x0, samples, bits)
 
 
 def _check_tile_parts(data: bytes, at: int) -> None:

@@ -90,7 +90,7 @@ def _values(dataset: Dataset, pixels: PixelData, header: Header, syntax: str) ->
     bits, samples = int(dataset.get("BitsAllocated") or 0), int(dataset.get("SamplesPerPixel") or 1)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused(RefusalReason.CORRUPT_PIXELS, f"{samples} values of {bits} bits a pixel cannot be read")
-    shape = codestream.Shape(header.rows or 0, header.columns or 0, samples, bits // 8)
+    shape = codestream.Shape(header.rows or 0, header.columns or 0, samples, bits)
     count = header.frames or 1
     if syntax not in _NATIVE and syntax not in _DECODERS:
         raise Refused(RefusalReason.UNSUPPORTED_TRANSFER_SYNTAX, f"no decoder for {_name(syntax)}")
@@ -100,7 +100,7 @@ def _values(dataset: Dataset, pixels: PixelData, header: Header, syntax: str) ->
         return _compressed(pixels.value, count, shape, syntax)
     # PS3.3 C.7.6.3.1.2: two pixels share their colour.
     shared = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"
-    size = shape.rows * shape.columns * (2 if shared else samples) * shape.sample_bytes
+    size = shape.rows * shape.columns * (2 if shared else samples) * bits // 8
     return _native(pixels.value, count, size)
 
 

@@ -56,6 +56,16 @@ class _Frame:
             return [float(value)]  # type: ignore[arg-type]
         return [float(one) for one in value]
 
+    def settings(self, name: str) -> list[float]:
+        """As `numbers`, and none where they are malformed: for what only displays the values.
+
+        A decimal comma, mostly.
+        """
+        try:
+            return self.numbers(name)
+        except (ValueError, TypeError):
+            return []
+
 
 def to_slice(dataset: Dataset, stored: np.ndarray, index: int) -> Slice:
     """Bring one decoded frame to grey values that rise with the signal.
@@ -92,7 +102,7 @@ def to_slice(dataset: Dataset, stored: np.ndarray, index: int) -> Slice:
 
 def _aspect(frame: _Frame) -> float:
     """Height of a pixel by its width (PS3.3 10.7.1.3 Pixel Spacing, C.7.6.3.1.7 Pixel Aspect Ratio)."""
-    pair = frame.numbers("PixelSpacing") or frame.numbers("PixelAspectRatio")
+    pair = frame.settings("PixelSpacing") or frame.settings("PixelAspectRatio")
     if len(pair) != 2 or not all(math.isfinite(side) and side > 0 for side in pair):
         return 1.0
     aspect = pair[0] / pair[1]
@@ -122,7 +132,7 @@ def _looked_up(dataset: Dataset, values: np.ndarray, descriptor: object, data: o
     entries = entries or 2**16
     if isinstance(data, bytes):
         # 8-bit entries are packed in pairs into the 16-bit words.
-        packed = len(data) < 2 * entries
+        packed = len(data) <= entries + entries % 2
         order = "<" if dataset.original_encoding[1] else ">"
         table = np.frombuffer(data, np.uint8) if packed else np.frombuffer(data[: 2 * entries], f"{order}u2")
     else:
@@ -168,15 +178,12 @@ def _without_padding(frame: _Frame, values: np.ndarray, stored: np.ndarray, *, i
     padded = stored == ends[0] if len(set(ends)) == 1 else (stored >= min(ends)) & (stored <= max(ends))
     if not padded.any() or padded.all():
         return values
-    shown = values[~padded]
-    darkest, brightest = float(shown.min()), float(shown.max())
-    if inverted:
-        darkest, brightest = brightest, darkest
-    # A grey level further down nothing changes: 0 is both the padding and the air of most MR.
-    step = abs(brightest - darkest) / 255
-    if np.abs(values[padded] - darkest).max() <= step:
+    shown, hidden = values[~padded], values[padded]
+    darkest = shown.max() if inverted else shown.min()
+    if not inverted and hidden.min() >= 0 and hidden.max() <= darkest:
+        # It is air already: 0 and below the tissue, as in most MR, where it may be declared padding or not.
         return values
-    return np.where(padded, values.dtype.type(darkest), values)
+    return np.where(padded, darkest, values)
 
 
 def _windowed(dataset: Dataset, frame: _Frame, values: np.ndarray) -> tuple[np.ndarray, str]:
@@ -188,11 +195,7 @@ def _windowed(dataset: Dataset, frame: _Frame, values: np.ndarray) -> tuple[np.n
     table = frame.item("VOILUTSequence")
     if table is not None:
         return _looked_up(dataset, values, table.LUTDescriptor, table.LUTData), "lut"
-    try:
-        centres, widths = frame.numbers("WindowCenter"), frame.numbers("WindowWidth")
-    except (ValueError, TypeError):
-        # A decimal comma, mostly. Nothing but the display is lost.
-        return values, "ignored"
+    centres, widths = frame.settings("WindowCenter"), frame.settings("WindowWidth")
     function = frame.get("VOILUTFunction") or "LINEAR"
     sample = values[:: max(1, values.shape[0] // 128), :: max(1, values.shape[1] // 128)]
     for centre, width in zip(centres, widths, strict=False):
@@ -209,7 +212,7 @@ def _windowed(dataset: Dataset, frame: _Frame, values: np.ndarray) -> tuple[np.n
             return _sigmoid(values, centre, width), "applied"
         real = _real(values)
         return np.clip(real, low, high, out=real), "applied"
-    return values, "ignored" if widths else "none"
+    return values, "none" if frame.get("WindowWidth") is None else "ignored"
 
 
 def _sigmoid(values: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.queue import child
@@ -65,10 +68,15 @@ def start(home: Path, log: Path) -> subprocess.Popen[bytes]:
         "daemonize": "no",
     }
     arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
+    deadline, url = time.monotonic() + _START_SECONDS, f"redis+socket://{quote(str(socket))}"
+    # A killed service's server takes a moment to follow it, and would take a new one's socket along.
+    while answers(url):
+        if time.monotonic() > deadline:
+            raise Misconfigured(f"another Redis serves {socket}: stop it, or set another SLICEWISE_HOME")
+        time.sleep(0.02)
     server = child.start([binary(), *arguments])
-    deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
-        if answers(f"redis+socket://{socket}"):
+        if answers(url):
             return server
         time.sleep(0.02)
     server.kill()
@@ -79,7 +87,8 @@ def start(home: Path, log: Path) -> subprocess.Popen[bytes]:
 def answers(broker_url: str) -> bool:
     """Whether a broker answers a PING."""
     url = broker_url.replace("redis+socket://", "unix://", 1)
-    client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3)
+    # Asked once: redis-py would try again for seconds on its own.
+    client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())
     except (redis.RedisError, OSError):

@@ -15,9 +15,12 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.tag import Tag
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.worker.errors import Refused
@@ -66,8 +69,18 @@ def _data_set(pixels, **elements):
     if frames > 1:
         ds.NumberOfFrames = frames
     for name, value in elements.items():
-        setattr(ds, name, value)
+        _set(ds, name, value)
     return ds
+
+
+def _set(ds, name, value):
+    """Set an attribute, malformed where it is given as bytes."""
+    tag = tag_for_keyword(name)
+    vr = dictionary_VR(tag)
+    if isinstance(value, bytes) and vr not in {"OB", "OW", "OB or OW", "US or OW"}:
+        ds[tag] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
+    else:
+        setattr(ds, name, value)
 
 
 def _saved(ds, syntax, *, preamble=b"\0" * 128, meta=True):
@@ -101,11 +114,11 @@ def encapsulated(streams, syntax, pixels, *, table=None, end=_END, fragments=1, 
     items, offsets, at = [], [], 0
     for stream in streams:
         offsets.append(at)
-        stream = stream + b"\0" * (len(stream) % 2)
-        size = -(-len(stream) // fragments)
+        padded = stream + b"\0" * (len(stream) % 2)
+        size = -(-len(padded) // fragments)
         size += size % 2
-        for start in range(0, len(stream), size):
-            part = stream[start : start + size]
+        for start in range(0, len(padded), size):
+            part = padded[start : start + size]
             items.append(_ITEM + struct.pack("<L", len(part)) + part)
             at += len(items[-1])
     table = struct.pack(f"<{len(offsets)}L", *offsets) if table is None else table
@@ -118,7 +131,7 @@ def encapsulated(streams, syntax, pixels, *, table=None, end=_END, fragments=1, 
 def codestream(pixels, syntax, **options):
     """One frame compressed by the encoder at hand."""
     if syntax in {uid.JPEGLossless, uid.JPEGLosslessSV1}:
-        return _by_gdcm(pixels, syntax)
+        return jpeg_lossless(pixels, predictor=1 if syntax == uid.JPEGLosslessSV1 else 4)
     if syntax == uid.JPEGBaseline8Bit:
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "JPEG", quality=95, **options)
@@ -132,26 +145,35 @@ def codestream(pixels, syntax, **options):
     return next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1))
 
 
-def _by_gdcm(pixels, syntax):
-    import gdcm
-
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimension(0, pixels.shape[1])
-    image.SetDimension(1, pixels.shape[0])
+def jpeg_lossless(pixels, predictor=1):
+    """A JPEG lossless picture (ITU-T T.81 Annex H), by the left neighbour (1) or by that, above and between (4)."""
+    rows, columns = pixels.shape
     bits = pixels.dtype.itemsize * 8
-    image.SetPixelFormat(gdcm.PixelFormat(1, bits, bits, bits - 1, int(pixels.dtype.kind == "i")))
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetByteStringValue(pixels.tobytes())
-    image.SetDataElement(element)
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
-    change.SetInput(image)
-    assert change.Change()
-    sequence = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-    return sequence.GetFragment(0).GetByteValue().GetBuffer().encode("utf-8", "surrogateescape")
+    values = pixels.view(f"u{pixels.dtype.itemsize}").astype(np.int64)
+    predicted = np.empty_like(values)
+    predicted[0, 0] = 1 << (bits - 1)
+    predicted[0, 1:] = values[0, :-1]
+    predicted[1:, 0] = values[:-1, 0]
+    left, above, corner = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
+    predicted[1:, 1:] = {1: left, 4: left + above - corner}[predictor]
+    written = []
+    for difference in (((values - predicted + 2**15) % 2**16) - 2**15).ravel().tolist():
+        # H.1.2.2: -32768 stands for 32768, of category 16, which has no further bits.
+        category = abs(difference).bit_length()
+        extra = difference if difference > 0 else difference + (1 << category) - 1
+        written.append(f"{category:05b}" + (f"{extra:0{category}b}" if 0 < category < 16 else ""))
+    stream = "".join(written)
+    stream += "1" * (-len(stream) % 8)
+    coded = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\0")
+    # One Huffman table: the 17 categories as codes of 5 bits each.
+    table = bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    segments = [
+        (0xC3, struct.pack(">BHHB3B", bits, rows, columns, 1, 1, 0x11, 0)),
+        (0xC4, table),
+        (0xDA, bytes([1, 1, 0, predictor, 0, 0])),
+    ]
+    header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    return b"\xff\xd8" + header + coded + b"\xff\xd9"
 
 
 def compressed(pixels, syntax, *, table=None, end=_END, fragments=1, frames=1, options=None, **elements):
@@ -187,7 +209,7 @@ def eight_bits(**size):
 def item(**elements):
     ds = Dataset()
     for name, value in elements.items():
-        setattr(ds, name, value)
+        _set(ds, name, value)
     return ds
 
 

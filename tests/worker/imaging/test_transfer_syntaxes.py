@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 from pydicom import uid
@@ -19,6 +17,7 @@ LOSSLESS = {
     "rle": lambda make, pixels, **more: make.compressed(pixels, uid.RLELossless, **more),
     "jpeg-ls": lambda make, pixels, **more: make.compressed(pixels, uid.JPEGLSLossless, **more),
     "jpeg 2000": lambda make, pixels, **more: make.compressed(pixels, uid.JPEG2000Lossless, **more),
+    "jpeg lossless": lambda make, pixels, **more: make.compressed(pixels, uid.JPEGLossless, **more),
     "jpeg lossless sv1": lambda make, pixels, **more: make.compressed(pixels, uid.JPEGLosslessSV1, **more),
 }
 COMPRESSED = [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1]
@@ -179,26 +178,35 @@ def test_a_syntax_that_cannot_be_right(make, data, expected):
 
 
 @pytest.mark.parametrize("syntax", COMPRESSED)
-def test_a_jp2_wrapper_is_unwrapped_and_a_wrong_codec_refused(make, syntax):
+def test_another_codec_than_the_syntax_says_is_refused(make, syntax):
     stream = make.codestream(make.head(), syntax)
-    others = [other for other in COMPRESSED if other != syntax]
-    for other in others:
-        # JPEG and JPEG-LS share their markers: the decoder says no.
+    for other in set(COMPRESSED) - {syntax}:
         assert make.reason(make.encapsulated([stream], other, make.head())) is RefusalReason.CORRUPT_PIXELS
 
 
 def test_jpeg_2000_in_a_jp2_file(make):
-    from openjpeg import encode_array
+    # Against PS3.5 A.4.4, but met.
+    wrapped = make.picture(make.eight_bits(), "JPEG2000", irreversible=False)
+    assert wrapped[4:8] == b"jP  "
+    (decoded,) = load(make.encapsulated([wrapped], uid.JPEG2000Lossless, make.eight_bits()))
+    np.testing.assert_array_equal(decoded.pixels, make.eight_bits())
+    decoy = wrapped.replace(b"ftyp", b"\xff\x4f\xff\x51")
+    assert make.reason(make.encapsulated([decoy], uid.JPEG2000Lossless, make.eight_bits())) is (
+        RefusalReason.CORRUPT_PIXELS
+    )
 
-    pixels = make.head()
-    raw = encode_array(pixels, photometric_interpretation=2)
-    assert make.raster(make.encapsulated([raw], uid.JPEG2000Lossless, pixels)).shape == (150, 150)
-    wrapped = io.BytesIO()
-    from PIL import Image
 
-    Image.fromarray(make.eight_bits()).save(wrapped, "JPEG2000", irreversible=False)
-    assert wrapped.getvalue()[4:8] == b"jP  "
-    (decoded,) = load(make.encapsulated([wrapped.getvalue()], uid.JPEG2000Lossless, make.eight_bits()))
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_deeper_values_than_the_header_allocates_are_refused(make, syntax):
+    # A decoder would write two bytes where one was allocated.
+    stream = make.codestream(make.head(), syntax)
+    assert make.reason(make.encapsulated([stream], syntax, make.eight_bits())) is RefusalReason.CORRUPT_PIXELS
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1])
+def test_shallower_values_than_the_header_allocates_are_read(make, syntax):
+    stream = make.codestream(make.eight_bits(), syntax)
+    (decoded,) = load(make.encapsulated([stream], syntax, make.head(), BitsStored=8, HighBit=7))
     np.testing.assert_array_equal(decoded.pixels, make.eight_bits())
 
 
@@ -225,9 +233,7 @@ def test_native_ybr_422_has_two_bytes_a_pixel(make):
     # Y1 Y2 Cb Cr for two pixels (PS3.3 C.7.6.3.1.2).
     shared = np.full((grey.size // 2, 4), 128, np.uint8)
     shared[:, :2] = grey.reshape(-1, 2)
-    data = make.native(
-        np.stack([grey] * 3, axis=-1), PhotometricInterpretation="YBR_FULL_422", PixelData=b"", frames=1
-    )
+    data = make.native(np.stack([grey] * 3, axis=-1), PhotometricInterpretation="YBR_FULL_422", PixelData=b"", frames=1)
     at = len(data) - grey.size * 3
     value = shared.tobytes()
     sound = data[: at - 4] + len(value).to_bytes(4, "little") + value

@@ -87,7 +87,7 @@ def test_what_breaks_while_it_is_read_leaves_nothing(spool, tmp_path):
 
 def test_a_spool_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotSpooled, match="Not a directory|File exists"):
+    with pytest.raises(NotSpooled, match=r"Not a directory|File exists"):
         Spool(tmp_path / "file").add(tmp_path / "file")
 
 

@@ -1,0 +1,286 @@
+"""End to end, as a user runs it: real Redis, real Celery worker, and whatever dies in between really dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from slicewise.db import questions, writes
+from slicewise.db.engine import Database
+from slicewise.db.records import Content
+from slicewise.worker import sample
+from slicewise.worker.intake.spool import Spool
+from slicewise.worker.settings import Settings
+
+KEYS = {
+    *("source", "content_sha256", "sop_instance_uid", "series_instance_uid", "frame", "status", "label"),
+    *("probabilities", "reason", "detail", "model_sha256", "preprocess_version", "provider"),
+}
+
+
+def told(rows):
+    """What a row says of its content, and not when or for which job it was said."""
+    kept = ("content_sha256", "frame", "status", "label", "reason", "model_sha256")
+    return sorted(
+        (Path(row["source"]).name, *(row[key] for key in kept), tuple((row["probabilities"] or {}).items()))
+        for row in rows
+    )
+
+
+def snapshot(*folders):
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
+
+
+# --- run -------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_model_answers_for_every_file_of_the_sample_study(slicewise, processes, settings, tmp_path):
+    outside = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")}
+    for folder in outside.values():
+        folder.mkdir()
+    before = snapshot(sample.STUDY, *outside.values())
+    done = slicewise("run", sample.STUDY, "--format", "json", **{name: str(path) for name, path in outside.items()})
+    rows = json.loads(done.stdout)
+    assert {Path(row["source"]).name for row in rows} == {path.name for path in sample.STUDY.iterdir()}
+    assert all(row.keys() >= KEYS for row in rows)
+    for row in rows:
+        labelled = row["status"] == "labelled"
+        assert labelled == bool(row["label"]) == bool(row["probabilities"]) == (row["provider"] == "cpu")
+        assert labelled != bool(row["reason"])
+    assert {row["status"] for row in rows} == {"labelled", "refused"}
+    assert processes() == {}
+    assert snapshot(sample.STUDY, *outside.values()) == before
+
+
+def test_the_same_folder_twice_adds_no_row(quick, slicewise, write_study, tmp_path, undisturbed):
+    folder = write_study(tmp_path / "s", 12)
+    first, second = (json.loads(slicewise("run", folder, "--format", "json").stdout) for _ in range(2))
+    assert told(first) == told(second)
+    everything = json.loads(slicewise("results", "--all-models", "--format", "json").stdout)
+    assert everything == first
+    assert told(first) == sorted(undisturbed(folder))
+
+
+def test_a_file_that_kills_the_worker_is_refused_and_its_neighbours_are_not(
+    quick, slicewise, processes, write_study, tmp_path, poison
+):
+    folder = write_study(tmp_path / "s", 5)
+    poison(folder / "0003.dcm")
+    rows = json.loads(slicewise("run", folder, "--format", "json").stdout)
+    assert [(row["status"], row["reason"]) for row in rows] == [
+        *[("labelled", None)] * 3,
+        ("refused", "killed_the_worker"),
+        ("labelled", None),
+    ]
+    assert processes() == {}
+
+
+def test_what_cannot_be_taken_in_is_said_and_ends_with_1(quick, slicewise, write_study, tmp_path):
+    folder = write_study(tmp_path / "s", 2)
+    os.mkfifo(folder / "fifo")
+    done = slicewise("run", folder, "--format", "json", status=1)
+    assert len(json.loads(done.stdout)) == 2
+    assert f"not taken: {folder / 'fifo'}: not a regular file" in done.stderr
+
+
+def test_a_path_that_does_not_exist_is_said_and_leaves_nothing(quick, slicewise, processes, tmp_path):
+    done = slicewise("run", tmp_path / "nowhere", status=78)
+    assert f"{tmp_path / 'nowhere'} does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_running_and_can_be_run_again(
+    quick, start, slicewise, processes, settings, write_study, tmp_path, wait_until, undisturbed, number, opened
+):
+    folder = write_study(tmp_path / "s", 60)
+    running = start("run", folder, SLICEWISE_JOB_FILES="10")
+    with opened(settings.database_url) as database:
+        wait_until(lambda: settings.home.joinpath("spool").exists() and _answered(database) >= 10)
+    running.send_signal(number)
+    running.wait(60)
+    wait_until(lambda: not processes())
+    rows = json.loads(slicewise("run", folder, "--format", "json").stdout)
+    assert told(rows) == sorted(undisturbed(folder))
+    assert len(json.loads(slicewise("results", "--all-models", "--format", "json").stdout)) == 60
+
+
+def _answered(database):
+    from sqlalchemy import func, select
+    from sqlalchemy.exc import OperationalError
+
+    from slicewise.db.models import Result
+
+    try:
+        with database.reading() as session:
+            return session.scalar(select(func.count()).select_from(Result))
+    except OperationalError:
+        return 0  # not upgraded yet
+
+
+# --- up --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory, small_model):
+    """A service that is up for all the tests below, each of which submits contents of its own."""
+    home = tmp_path_factory.mktemp("u")
+    given = {"SLICEWISE_HOME": str(home), "SLICEWISE_MODEL": str(small_model), "SLICEWISE_JOB_FILES": "12"}
+    settings = Settings.from_environment(given)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slicewise.worker.cli", "up"],
+        env={**os.environ, **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert "slicewise is up in" in process.stdout.readline()
+    database = Database(settings.database_url)
+    yield SimpleNamespace(process=process, settings=settings, database=database, environment=given)
+    database.close()
+    process.terminate()
+    process.communicate()
+
+
+@pytest.fixture
+def submitted(up, slicewise):
+    """Submit to the service, and count what it has answered of it."""
+
+    def submit(folder):
+        said = slicewise("submit", folder, **up.environment).stdout
+        submission = re.match(r"submission (\S+):", said)[1]
+
+        def progress():
+            with up.database.reading() as session:
+                return questions.progress(session, submission, _model(up))
+
+        def rows():
+            with up.database.reading() as session:
+                return list(questions.results(session, submission=submission))
+
+        return SimpleNamespace(progress=progress, rows=rows)
+
+    return submit
+
+
+def _model(up):
+    from slicewise.worker.imaging import PREPROCESS_VERSION
+    from slicewise.worker.model import bundle
+
+    return questions.Model(bundle.sha256(up.settings.model), PREPROCESS_VERSION)
+
+
+@pytest.fixture
+def members():
+    """The numbers of a service's processes, by what they are."""
+
+    def of(home):
+        found = {"redis": [], "worker": [], "child": []}
+        for entry in Path("/proc").iterdir():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                ours = f"SLICEWISE_HOME={home}\0".encode() in (entry / "environ").read_bytes()
+            except (OSError, ValueError):
+                continue
+            if f"{home}/redis.sock" in command:
+                found["redis"].append(int(entry.name))
+            elif ours and "slicewise.worker.cli worker" in command:
+                found["child" if int(parent) in _workers(home) else "worker"].append(int(entry.name))
+        return found
+
+    return of
+
+
+def _workers(home):
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"slicewise.worker.cli\0worker" in command:
+            found.add(int(entry.name))
+    return found
+
+
+def test_run_submits_to_the_service_that_is_up(up, slicewise, write_dicom, tmp_path):
+    for n in range(3):
+        write_dicom(tmp_path / "s" / f"{n}.dcm", seed=1000 + n)
+    done = slicewise("run", tmp_path / "s", "--format", "json", **up.environment)
+    assert "submitting to the service that runs in" in done.stderr
+    assert [row["status"] for row in json.loads(done.stdout)] == ["labelled"] * 3
+    assert up.process.poll() is None
+
+
+def test_a_second_up_says_who_serves(up, slicewise):
+    assert "is served already" in slicewise("up", status=78, **up.environment).stderr
+
+
+def test_a_job_whose_bell_was_never_rung_is_found(up, write_dicom, tmp_path, wait_until):
+    """The submitter died between its commit and the bell."""
+    stored = Spool(up.settings.spool).add(write_dicom(tmp_path / "a.dcm", seed=2000))
+    with up.database.writing() as session:
+        content = Content(stored.sha256, stored.size_bytes, "/scans/a.dcm")
+        writes.submit(session, [content], way="submit", submission="silent")
+
+    def answered():
+        with up.database.reading() as session:
+            return questions.progress(session, "silent", _model(up)).finished
+
+    wait_until(answered)
+
+
+@pytest.mark.parametrize("victim", ["child", "worker", "redis"])
+def test_whatever_is_killed_the_rows_are_those_of_an_undisturbed_run(
+    up, submitted, members, wait_until, brain, write_dicom, write_jpeg, tmp_path, undisturbed, victim
+):
+    seeds = {"child": 3000, "worker": 4000, "redis": 5000}[victim]
+    folder = tmp_path / "s"
+    for n in range(200):
+        (write_jpeg if n % 4 == 3 else write_dicom)(folder / f"{n:03}", seed=seeds + n)
+    submission = submitted(folder)
+    wait_until(lambda: submission.progress().answered >= 24, every=0.005)
+    (number,) = members(up.settings.home)[victim]
+    if victim == "worker":
+        os.killpg(number, signal.SIGKILL)
+    else:
+        os.kill(number, signal.SIGKILL)
+    assert not submission.progress().finished
+    wait_until(lambda: submission.progress().finished)
+    assert submission.progress().dead == 0
+    assert told(submission.rows()) == sorted(undisturbed(folder))
+    wait_until(lambda: [len(found) for found in members(up.settings.home).values()] == [1, 1, 1])
+
+
+def test_up_ends_in_order_and_leaves_nothing(quick, start, processes, settings, wait_until, members):
+    process = start("up")
+    assert "slicewise is up in" in process.stdout.readline()
+    wait_until(lambda: members(settings.home)["child"])
+    process.terminate()
+    assert process.wait(60) == 0
+    assert processes() == {}
+    assert not (settings.home / "redis.sock").exists()
+
+
+def test_a_killed_up_takes_everything_along_and_the_next_one_goes_on(
+    quick, start, slicewise, processes, settings, write_study, tmp_path, wait_until, members, undisturbed
+):
+    folder = write_study(tmp_path / "s", 5)
+    process = start("up")
+    assert "slicewise is up in" in process.stdout.readline()
+    wait_until(lambda: members(settings.home)["child"])
+    process.kill()
+    process.wait()
+    rows = json.loads(slicewise("run", folder, "--format", "json").stdout)
+    assert told(rows) == sorted(undisturbed(folder))
+    wait_until(lambda: not processes())
