@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slicewise.trainer.data import LABELS, Example, census, find, rasters, select, split
+from slicewise.trainer.data import LABELS, Example, apart_from, census, find, rasters, select, split
 from slicewise.trainer.recipe import Selection
 from slicewise.worker.errors import Misconfigured
 
@@ -102,6 +102,21 @@ def test_groups_file_that_lacks_a_picture(data_set):
         find([data_set], groups)
     with pytest.raises(Misconfigured, match="no groups file"):
         find([data_set], groups.with_name("absent.csv"))
+
+
+def test_pictures_with_a_near_copy_elsewhere_are_left_out():
+    examples = invented(per_class=20, copies=2)
+    known = {examples[0].group, examples[-1].group}
+    left = apart_from(examples, [e for e in examples if e.group in known])
+    assert {e.group for e in left} == {e.group for e in examples} - known
+    with pytest.raises(Misconfigured, match="nothing is left"):
+        apart_from(examples, examples)
+
+
+def test_near_copies_are_unknown_without_a_groups_file(data_set):
+    found = find([data_set])
+    with pytest.raises(Misconfigured, match="--groups"):
+        apart_from(found, found[:1])
 
 
 def test_official_split(tmp_path, write_data_set):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -111,32 +112,34 @@ def test_other_pictures_cannot_go_on(finished, data_set):
         training.train(data.select(moved), RECIPE, finished.folder, resume=True)
 
 
-def test_begun_from_another_run(finished, parted, tmp_path):
-    """The small network's weights go on in a larger one, and the record tells what they have seen."""
-    larger = Run(tmp_path / "larger")
-    training.train(
-        parted, Recipe(epochs=1, batch=16, size=110, learning_rate=1e-9), larger.folder, initial=finished.model
-    )
-    begun = larger.read()["begun_from"]
-    assert begun["recipe"]["size"] == 94
-    assert begun["data"] == finished.read()["data"]
-    for old, new in zip(weights(finished.model)[:8], weights(larger.model)[:8], strict=True):
-        np.testing.assert_allclose(old, new, atol=1e-6)
-    with pytest.raises(Misconfigured, match="no network at"):
-        training.train(parted, RECIPE, tmp_path / "none", initial=tmp_path / "none.keras")
+@pytest.fixture(scope="module")
+def idle(parted, once, tmp_path_factory) -> tuple[Run, Recipe, str]:
+    """A run that begins with another's network, learns nothing, and what it said."""
+    run, recipe = Run(tmp_path_factory.mktemp("runs") / "idle"), Recipe(6, 16, 1e-30, size=110, patience=1)
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        training.train(parted, recipe, run.folder, initial=Run(once[0]).model)
+    return run, recipe, told.getvalue()
 
 
-def test_a_run_that_learns_nothing_says_so_and_stops(parted, tmp_path, capsys):
-    run = Run(tmp_path / "run")
-    still = Recipe(epochs=6, batch=16, size=94, learning_rate=1e-30, patience=1)
-    training.train(parted, still, run.folder)
-    told = capsys.readouterr().err
+def test_a_run_that_learns_nothing_says_so_and_stops(idle, parted):
+    run, recipe, told = idle
     assert "still at chance" in told
     assert "--learning-rate" in told
     epochs = training.read_history(run.history)
     assert len(epochs) == 2
-    training.train(parted, still, run.folder, resume=True)
+    training.train(parted, recipe, run.folder, resume=True)
     assert training.read_history(run.history) == epochs
+
+
+def test_begun_from_another_run(idle, finished, parted, tmp_path):
+    """The small network's weights go on in a larger one, and the record tells what they have seen."""
+    begun = idle[0].read()["begun_from"]
+    assert begun["recipe"]["size"] == 94
+    assert begun["data"] == finished.read()["data"]
+    for old, new in zip(weights(finished.model)[:8], weights(idle[0].model)[:8], strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-6)
+    with pytest.raises(Misconfigured, match="no network at"):
+        training.train(parted, RECIPE, tmp_path / "none", initial=tmp_path / "none.keras")
 
 
 @pytest.mark.parametrize(
