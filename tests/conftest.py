@@ -42,7 +42,7 @@ def settings(_own_home, request) -> Settings:
     return Settings.from_environment()
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 60.0, every: float = 0.02) -> object:
+def wait_until(holds: Callable[[], object], seconds: float = 120.0, every: float = 0.02) -> object:
     """Whatever `holds` returns, as soon as it is true; a test that waits too long fails."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -245,7 +245,7 @@ def write_dicom(path: Path, pixels: np.ndarray | None = None, *, seed: int = 0, 
 
 def write_jpeg(path: Path, *, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((brain(seed) >> 3).clip(0, 255).astype(np.uint8)).save(path, quality=95)
+    Image.fromarray((brain(seed) >> 3).clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=95)
     return path
 
 
@@ -366,7 +366,7 @@ def slicewise(processes) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=150,
+            timeout=300,
         )
         assert done.returncode == status, done.stderr
         return done

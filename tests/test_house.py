@@ -165,10 +165,17 @@ def test_settings_are_not_read_on_import(tmp_path):
     python(code, isolated=tmp_path, SLICEWISE_THREADS="a mistake")
 
 
-def test_nothing_is_written_outside_the_home(tmp_path):
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; from slicewise.worker.cli import main; sys.exit(main(['model', 'verify']))",
+        "import slicewise.export.verify",
+        "import slicewise.trainer.evaluation",
+    ],
+)
+def test_nothing_is_written_outside_the_home(code, tmp_path):
     user, home = tmp_path / "user", tmp_path / "h"
     user.mkdir()
-    code = "import sys; from slicewise.worker.cli import main; sys.exit(main(['model', 'verify']))"
     python(code, isolated=user, SLICEWISE_HOME=str(home))
     written = [path.relative_to(user).as_posix() for path in user.rglob("*") if path.is_file()]
     assert not written, "ONNX Runtime's telemetry: ORT_DISABLE_TELEMETRY=1 has to be set before it is imported"

@@ -25,7 +25,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path, classes: int) -
     history
         ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each epoch, in order.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     epochs = range(1, len(history) + 1)
     for axes, measure in ((accuracy, "accuracy"), (loss, "loss")):
@@ -40,8 +40,8 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path, classes: int) -
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     accuracy.axhline(1 / classes, color=_GREY, linestyle=":", label="chance")
     loss.set_ylim(bottom=0)
-    loss.axhline(np.log(classes), color=_GREY, linestyle=":", label=f"chance, ln {classes}")
-    accuracy.legend(frameon=False, loc="lower right")
+    loss.axhline(np.log(classes), color=_GREY, linestyle=":")
+    figure.legend(*accuracy.get_legend_handles_labels(), frameon=False, ncols=3, loc="outside lower center")
     figure.savefig(path, dpi=120)
 
 
@@ -49,7 +49,7 @@ def draw_confusion(scored: Scored, path: Path) -> None:
     """The confusion matrix: shade is the share of the true class, the number is the count."""
     counts = _confusion(scored)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -69,7 +69,7 @@ def draw_confusion(scored: Scored, path: Path) -> None:
     axes.set_title(f"{np.trace(counts)} of {counts.sum()} right")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(shown, shrink=0.85, label="share of the true class", format=PercentFormatter(1))
+    figure.colorbar(shown, shrink=0.9, label="share of the true class", format=PercentFormatter(1))
     figure.savefig(path, dpi=120)
 
 
@@ -113,7 +113,7 @@ def draw_mistakes(scored: Scored, path: Path) -> None:
 def _draw_pictures(scored: Scored, rows: Sequence[np.ndarray], path: Path, title: str) -> None:
     """A grid of slices: true class, predicted class and its probability; a wrong answer has a red frame."""
     height = max(1, len(rows))
-    figure = Figure(figsize=(2 * _COLUMNS, 2.55 * height + 0.4), layout="constrained")
+    figure = Figure(figsize=(2 * _COLUMNS, 2.4 * height + 0.4), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(height, _COLUMNS, squeeze=False)
     for axes in grid.flat:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from pydicom import Dataset, uid
+from pydicom.charset import convert_encodings, decode_bytes
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.worker.errors import Refused
@@ -128,7 +129,7 @@ _BRAIN_WORDS = re.compile(
     # Polish, Czech, Turkish, Russian
     r"g[lł]ow[ay]|mozg|mozek|hlav[ay]|beyin|мозг|голов|череп|гипофиз|"
     # Japanese and Chinese, Korean
-    r"頭|脳|脑|颅|뇌|두부"
+    r"頭|头|脳|脑|颅|뇌|두부"
 )
 
 _OTHER_WORDS = re.compile(
@@ -202,7 +203,7 @@ def check(dataset: Dataset, *, has_pixels: bool) -> None:
 
 def _check_body_part(dataset: Dataset, series: str) -> None:
     # The closer to the pixels, the better it knows: a study of brain and spine has series of either.
-    part = _text(dataset, "BodyPartExamined") or _region(dataset)
+    part = _plain(_body_part(dataset)) or _region(dataset)
     if part not in _UNTOLD:
         if not _BRAIN_WORDS.search(part):
             raise Refused(RefusalReason.NOT_BRAIN, "the header names another body part")
@@ -212,6 +213,15 @@ def _check_body_part(dataset: Dataset, series: str) -> None:
             return
         if _OTHER_WORDS.search(text):
             raise Refused(RefusalReason.NOT_BRAIN, "the descriptions name another body part")
+
+
+def _body_part(dataset: Dataset) -> str:
+    """Body Part Examined, also where it is written in the data set's own characters, against its VR (PS3.5 6.2, CS)."""
+    text = " ".join(str(value) for value in _values(dataset, "BodyPartExamined"))
+    if text.isascii():
+        return text
+    encodings = convert_encodings(dataset.get("SpecificCharacterSet"))
+    return decode_bytes(text.encode("latin-1", "replace"), encodings, set())
 
 
 def _region(dataset: Dataset) -> str:
@@ -231,7 +241,10 @@ def _values(dataset: Dataset, name: str) -> Iterator[object]:
 
 def _text(dataset: Dataset, *names: str) -> str:
     """The values of some attributes as plain text."""
-    joined = " ".join(str(value)[:_LONGEST_TEXT] for name in names for value in _values(dataset, name))
-    bare = (c for c in unicodedata.normalize("NFKD", joined[:_LONGEST_TEXT]) if not unicodedata.combining(c))
+    return _plain(" ".join(str(value)[:_LONGEST_TEXT] for name in names for value in _values(dataset, name)))
+
+
+def _plain(text: str) -> str:
+    bare = (c for c in unicodedata.normalize("NFKD", text[:_LONGEST_TEXT]) if not unicodedata.combining(c))
     # Composed again for Korean, whose syllables come apart.
     return unicodedata.normalize("NFC", "".join(bare)).casefold().replace("_", " ").strip()

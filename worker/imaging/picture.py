@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 
@@ -15,8 +16,9 @@ from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import foreign, limits
 from slicewise.worker.imaging.scan import Scan, Slice
 
-# They quote what is embedded in the file; and our own limit is far below the one that Pillow warns of.
+# Both quote what is embedded in the file; and our own limit is far below the one that Pillow warns of.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 
 _JPEG = b"\xff\xd8"
 _EXIF_ORIENTATION = 0x0112

@@ -22,6 +22,10 @@ PREPROCESS_VERSION = "tissue-1"
 _MARGIN = 0.03
 # The median of the tissue in the middle of the head lands here, of 255: the middle of the public sets' own.
 _TISSUE_LEVEL = 80.0
+# A head fills this share of the picture at least, either way, and is no longer than this many times its width.
+# Of the 9,703 pictures of the public sets the smallest fills 0.34, the longest is 2.1 times as long.
+_LEAST_SHARE = 0.2
+_LONGEST = 3.0
 # Statistics are taken on a grid of about this many points a side: enough for a median, and fast.
 _GRID = 160
 
@@ -66,6 +70,7 @@ def normalise(grey: np.ndarray, aspect: float = 1.0) -> np.ndarray:
     inside = grid > low + (threshold - low) * 0.5
     top, bottom = _extent(inside.mean(axis=1))
     left, right = _extent(inside[top:bottom].mean(axis=0))
+    _check_proportions((bottom - top) / grid.shape[0], (right - left) / grid.shape[1], grey.shape, aspect)
     tissue = _tissue_median(grid[top:bottom, left:right], inside[top:bottom, left:right])
     gain = _TISSUE_LEVEL / (tissue - low)
     box = (
@@ -104,6 +109,15 @@ def _extent(occupied: np.ndarray) -> tuple[int, int]:
     runs = np.split(lines, np.flatnonzero(np.diff(lines) > max(2, occupied.size // 20)) + 1)
     longest = max(runs, key=len)
     return int(longest[0]), int(longest[-1]) + 1
+
+
+def _check_proportions(height: float, width: float, shape: tuple[int, ...], aspect: float) -> None:
+    """Refuse what is too small or too long for a head; `height` and `width` are its shares of the picture."""
+    if min(height, width) < _LEAST_SHARE:
+        raise Featureless(RefusalReason.NO_HEAD, "what stands out is too small to be a head")
+    length = height * shape[0] * aspect / (width * shape[1])
+    if not 1 / _LONGEST < length < _LONGEST:
+        raise Featureless(RefusalReason.NO_HEAD, "what stands out is too long to be a head")
 
 
 def _tissue_median(head: np.ndarray, inside: np.ndarray) -> float:
