@@ -341,7 +341,10 @@ def processes_of(home: Path) -> dict[int, str]:
         with suppress(OSError):
             command = (entry / "cmdline").read_bytes()
             # Redis writes its title over its environment.
-            if f"SLICEWISE_HOME={home}\0".encode() in (entry / "environ").read_bytes() or f"{home}/".encode() in command:
+            if (
+                f"SLICEWISE_HOME={home}\0".encode() in (entry / "environ").read_bytes()
+                or f"{home}/".encode() in command
+            ):
                 found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found
 

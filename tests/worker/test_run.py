@@ -59,7 +59,9 @@ def snapshot(*folders):
 
 
 def test_the_shipped_model_answers_for_every_file_of_the_sample_study(slicewise, processes, settings, tmp_path):
-    outside = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")}
+    outside = {
+        name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+    }
     for folder in outside.values():
         folder.mkdir()
     before = snapshot(sample.STUDY, *outside.values())

@@ -157,7 +157,7 @@ def test_a_worker_that_does_not_stay_up_is_given_up(quick, settings, processes, 
     (tmp_path / "no.onnx").write_text("no model")
 
     def watch_to_the_end(running):
-        wait_until(lambda: running.watch(), seconds=60)
+        wait_until(running.watch, seconds=60)
 
     with (
         Service(dataclasses.replace(settings, model=tmp_path / "no.onnx")) as running,

@@ -39,7 +39,9 @@ def test_a_relative_home_is_made_absolute(monkeypatch, tmp_path):
     assert read(HOME="~/there").home == tmp_path / "me" / "there"
 
 
-@pytest.mark.parametrize("name", ["My Scans", "Jörg", "50%", "a%20b", "who?me", "#1", "a+b", "a&b=c;d", "[x]", "a'b\"c"])
+@pytest.mark.parametrize(
+    "name", ["My Scans", "Jörg", "50%", "a%20b", "who?me", "#1", "a+b", "a&b=c;d", "[x]", "a'b\"c"]
+)
 def test_a_home_may_be_called_anything(tmp_path, name, settings):
     settings = read(HOME=str(tmp_path / name))
     (tmp_path / name).mkdir()

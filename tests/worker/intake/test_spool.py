@@ -137,7 +137,11 @@ def test_a_partial_file_is_never_visible(tmp_path, wait_until):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
-@given(name=st.binary(min_size=1, max_size=100).filter(lambda n: b"/" not in n and b"\0" not in n and n not in (b".", b"..")))
+@given(
+    name=st.binary(min_size=1, max_size=100).filter(
+        lambda n: b"/" not in n and b"\0" not in n and n not in (b".", b"..")
+    )
+)
 def test_no_name_from_outside_reaches_the_spool(tmp_path_factory, name):
     folder = tmp_path_factory.mktemp("n")
     source = os.path.join(os.fsencode(folder), name)  # noqa: PTH118

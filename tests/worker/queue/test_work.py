@@ -70,7 +70,9 @@ def test_small_jobs_are_worked_on_together(shop, write_dicom, tmp_path, monkeypa
     calls = []
     assess = pipeline.assess
     monkeypatch.setattr(
-        pipeline, "assess", lambda model, files, **more: calls.append(files := list(files)) or assess(model, files, **more)
+        pipeline,
+        "assess",
+        lambda model, files, **more: calls.append(files := list(files)) or assess(model, files, **more),
     )
     shop.worker().on_job(jobs[0])
     assert [len(files) for files in calls] == [6]
