@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from slicewise.db.errors import DatabaseError
@@ -46,15 +46,23 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only asks."""
-        with Session(self.engine) as session:
+        with self._translated(), Session(self.engine) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A short transaction that writes; committed on leaving, rolled back on an exception."""
         bind = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-        with Session(bind) as session, session.begin():
+        with self._translated(), Session(bind) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """A server that went away is a `DatabaseError` that says so, not a traceback of the driver's."""
+        try:
+            yield
+        except OperationalError as error:
+            raise DatabaseError(f"the database at {self.safe_url} failed: {_first_line(error)}") from error
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision. Safe to run twice and from several processes.

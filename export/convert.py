@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import onnx
 import tensorflow as tf
@@ -27,8 +29,8 @@ def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
     Returns
     -------
     onnx.ModelProto
-        The same function, for any N. Its bytes depend on the weights, the description and the versions of the
-        tools alone.
+        The same function, for any N. Its bytes, and so its SHA-256, depend on the weights, the description and the
+        versions of the tools alone.
 
     Raises
     ------
@@ -51,8 +53,24 @@ def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
     model: onnx.ModelProto = tf2onnx.convert.from_function(traced, input_signature=signature, opset=OPSET)[0]
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
+    _renumber(model.graph)
     model.doc_string = NOTICE
     onnx.helper.set_model_props(model, {METADATA_KEY: description.to_json()})
     # tf2onnx leaves an operator that it cannot translate as it is; this does not let it pass.
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _renumber(graph: onnx.GraphProto) -> None:
+    """Number names in the order in which they come: tf2onnx's own numbers differ from one process to the next."""
+    known: dict[str, str] = {}
+
+    def plain(name: str) -> str:
+        return known.setdefault(name, re.sub(r"__\d+", f"__{len(known)}", name))
+
+    for initializer in graph.initializer:
+        initializer.name = plain(initializer.name)
+    for node in graph.node:
+        node.name = plain(node.name)
+        node.input[:] = map(plain, node.input)
+        node.output[:] = map(plain, node.output)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from slicewise.worker.errors import Misconfigured, Refused
 from slicewise.worker.imaging import load, to_raster
@@ -59,6 +58,9 @@ def differences(network: keras.Model, bundle: Path, rasters: np.ndarray) -> dict
     rasters : numpy.ndarray
         ``(N, 150, 150) uint8``. Every slice is scored at every batch size.
     """
+    # Not before `slicewise.worker.model` has switched its telemetry off.
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(bundle, options, providers=["CPUExecutionProvider"])

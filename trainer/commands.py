@@ -142,8 +142,8 @@ def _train(options: argparse.Namespace) -> int:
 
     split = data.select(selection)
     trained = training.train(split, recipe, options.output, initial=options.initial, resume=options.resume)
-    scored = evaluation.Scored(data.LABELS, trained.probabilities, trained.validation)
-    measured = scored.metrics(split.description)
+    scored = evaluation.Scored(data.LABELS, trained.probabilities, trained.validation, run.read())
+    measured = scored.metrics(split.description + evaluation.held_out(scored, split))
     _leave(run, scored, measured, training.read_history(run.history))
     _print_metrics(measured, f"{run.folder}: validation")
     print(f"make a bundle of it with: slicewise export {run.folder} --output FILE.onnx")
@@ -192,8 +192,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from slicewise.worker.settings import Settings
 
     settings = Settings.from_environment()
-    if options.split:
-        split = data.select(_selection(options))
+    split = data.select(_selection(options)) if options.split else None
+    if split:
         examples, words = split.validation, f"validation part: {split.description}"
     else:
         examples = data.find(options.paths, options.groups, every_class=False)
@@ -202,7 +202,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         examples = data.apart_from(examples, data.find(options.apart_from, options.groups, every_class=False))
         words += f"; no near-copy in {', '.join(path.name for path in options.apart_from)}"
     scored = evaluation.score(options.model or settings.model, examples, Provider(settings.provider))
-    measured = scored.metrics(words)
+    measured = scored.metrics(words + (evaluation.held_out(scored, split) if split else ""))
     if options.figures:
         load_matplotlib(settings.home)
         options.figures.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ A bundle is evaluated through the worker's own imaging and session, so that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +95,31 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def trained_on(training: Mapping[str, Any]) -> set[str | None]:
+    """Fingerprints of all that a network was trained on, by its own account; None where it does not say.
+
+    Parameters
+    ----------
+    training
+        What a bundle, or ``run.json``, says of its training; see `slicewise.export.describe.provenance`.
+    """
+    begun_from = training.get("begun_from")
+    own = training.get("data", {}).get("training", {}).get("fingerprint")
+    return {own} | (trained_on(begun_from) if begun_from else set())
+
+
 @dataclass(frozen=True)
 class Scored:
     """Pictures with the answers of a network.
 
     `labels` names the columns of `probabilities`, ``(N, len(labels)) float32``; the N rows are those of `rasters`.
+    `training` is what the network says of its own training.
     """
 
     labels: tuple[str, ...]
     probabilities: np.ndarray
     rasters: data.Rasters
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def truth(self) -> np.ndarray:
@@ -164,7 +179,14 @@ def score(
     """Run a bundle over pictures, as a worker would."""
     model = session.load(bundle_path, provider)
     decoded = data.rasters(examples)
-    return Scored(model.labels, model.probabilities(decoded.pixels), decoded)
+    return Scored(model.labels, model.probabilities(decoded.pixels), decoded, model.description.training)
+
+
+def held_out(scored: Scored, split: data.Split) -> str:
+    """A caution where the network's own record does not show that it never saw the validation part of `split`."""
+    if trained_on(scored.training) == {data.census(split.training)["fingerprint"]}:
+        return ""
+    return "; CAUTION: not the split that this network was trained by, it may have been trained on these pictures"
 
 
 def evaluate(

@@ -70,7 +70,7 @@ def draw_confusion(scored: Scored, path: Path) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(shown, shrink=0.9, label="share of the true class", format=PercentFormatter(1))
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def draw_classes(scored: Scored, path: Path) -> None:

@@ -28,7 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
     worker = commands.add_parser("worker", help="run one worker against the broker and database that are set")
     worker.add_argument("--lanes", default="stat,routine", help="queues to serve (default: %(default)s)")
-    worker.add_argument("--concurrency", type=int, default=1, help="processes, each with its own model (default: 1)")
+    worker.add_argument(
+        "--concurrency", type=_positive, default=1, help="processes, each with its own model (default: 1)"
+    )
     worker.set_defaults(run=_worker)
 
     results = commands.add_parser("results", help="ask the database for results")
@@ -40,14 +42,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("submission", "the id that 'submit' printed"),
     ):
         results.add_argument(f"--{name}", help=f"only this: {text}")
-    results.add_argument("--limit", type=int, help="at most so many rows")
+    results.add_argument("--limit", type=_positive, help="at most so many rows")
     results.add_argument("--all-models", action="store_true", help="every model's answers, not only the current one's")
     _output_options(results)
     results.set_defaults(run=_results)
 
     jobs = commands.add_parser("jobs", help="list jobs, and bring dead ones back")
     jobs.add_argument("--status", choices=("pending", "running", "done", "dead"))
-    jobs.add_argument("--limit", type=int, default=50, help="at most so many (default: %(default)s)")
+    jobs.add_argument("--limit", type=_positive, default=50, help="at most so many (default: %(default)s)")
     jobs.add_argument("--retry-dead", action="store_true", help="let every dead job wait again, with all its attempts")
     _output_options(jobs)
     jobs.set_defaults(run=_jobs)
@@ -84,6 +86,13 @@ def _scan_command(
 def _output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to standard output")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a whole number of at least 1")
+    return value
 
 
 def _settings() -> Settings:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from slicewise.db.engine import Database
 from slicewise.db.errors import DatabaseError
@@ -110,7 +111,8 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 def _database(settings: Settings) -> Iterator[Finding]:
     try:
         database = Database(settings.database_url)
-        if settings.database_url.startswith("sqlite") and not (settings.home / "slicewise.sqlite3").exists():
+        file = database.url.database if database.url.get_backend_name() == "sqlite" else None
+        if file and not Path(file).exists():
             yield Finding(True, f"{database.safe_url} does not exist yet; 'run' and 'up' make it")
             return
         yield Finding(True, f"{database.safe_url} answers, schema {database.check()}")

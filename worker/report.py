@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from slicewise.worker.errors import Misconfigured
+
 FORMATS = ("table", "json", "csv")
 
 RESULT_COLUMNS = (
@@ -43,8 +45,11 @@ def write(rows: Iterable[dict[str, Any]], columns: Sequence[str], form: str, out
     with ExitStack() as stack:
         handle: IO[str] = sys.stdout
         if output:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            handle = stack.enter_context(output.open("w", newline="", encoding="utf-8"))
+            try:
+                output.parent.mkdir(parents=True, exist_ok=True)
+                handle = stack.enter_context(output.open("w", newline="", encoding="utf-8"))
+            except OSError as error:
+                raise Misconfigured(f"{output} cannot be written ({error.strerror}): give another --output") from error
         if form == "json":
             _write_json(rows, handle)
         else:

@@ -113,6 +113,11 @@ def test_the_graph_transposes_at_its_ends_only(converted):
     assert len(kinds) - kinds[::-1].index("Transpose") > len(kinds) - kinds[::-1].index("MaxPool")
 
 
+def test_the_same_network_gives_the_same_bytes(converted, network):
+    """The file's hash is the model's identity: tf2onnx's counters, which go on within a process, must not show."""
+    assert convert(network, DESCRIPTION).SerializeToString() == converted.SerializeToString()
+
+
 def test_another_network_is_not_converted(network):
     with pytest.raises(Misconfigured, match="94"):
         convert(reference(94), DESCRIPTION)

@@ -61,6 +61,7 @@ def test_train_export_evaluate(data_set, tmp_path, slicewise, write_jpeg):
         *("evaluate", data_set, "--model", exported, "--split", "random", "--fraction", 0.2, "--format", "json")
     )
     again = json.loads(held_out.stdout)
+    assert "CAUTION" not in measured["split"] + again["split"]
     assert again["confusion"] == measured["confusion"]
     assert again["log_loss"] == pytest.approx(measured["log_loss"], abs=1e-4)
 

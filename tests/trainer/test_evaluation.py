@@ -10,7 +10,7 @@ import pytest
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.trainer import evaluation
-from slicewise.trainer.data import Example, Rasters, find
+from slicewise.trainer.data import Example, Rasters, Split, census, find, rasters, split
 from slicewise.trainer.evaluation import Scored
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import bundle, session
@@ -86,6 +86,21 @@ def test_refused_pictures_are_named():
     assert rows[0]["probabilities"] == pytest.approx({"a": 0.7, "b": 0.1, "c": 0.1, "d": 0.1})
     assert rows[-1] == {"path": "r.jpg", "label": "a", "refused": "blank"}
     json.dumps([told, rows], allow_nan=False)
+
+
+def test_a_figure_says_where_the_network_may_have_seen_the_pictures(data_set):
+    parted = split(find([data_set]), "random", fraction=0.2)
+    other = split(find([data_set]), "random", fraction=0.2, seed=1)
+    told = {"data": {"training": census(parted.training)}}
+
+    def caution(training: dict, of: Split = parted) -> str:
+        return evaluation.held_out(Scored(LABELS, np.empty((0, 4)), rasters([]), training), of)
+
+    assert caution(told) == caution({**told, "begun_from": told}) == ""
+    assert "CAUTION" in caution(told, other)
+    assert "CAUTION" in caution({**told, "begun_from": {"data": {"training": census(other.training)}}})
+    assert "CAUTION" in caution({**told, "begun_from": {"sha256": "ab"}})
+    assert "CAUTION" in caution({})
 
 
 def test_nothing_left_to_measure():

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
 
 from slicewise.db import questions, writes
 from slicewise.db.engine import Database
+from slicewise.db.errors import DatabaseError
 from slicewise.db.models import Result
 from slicewise.db.records import Content
 from slicewise.worker import sample
@@ -130,7 +130,7 @@ def answered(settings):
     try:
         with opened(settings.database_url) as database, database.reading() as session:
             return session.scalar(select(func.count()).select_from(Result))
-    except OperationalError:
+    except DatabaseError:
         return 0  # there is no table yet
 
 

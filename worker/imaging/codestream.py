@@ -152,7 +152,7 @@ def _jpeg_2000(data: bytes) -> Shape:
     if tiles > limits.MAX_TILES:
         raise Refused(RefusalReason.TOO_LARGE, f"{tiles} JPEG 2000 tiles; at most {limits.MAX_TILES} are read")
     # T.800 A.5.1, Ssiz: the sign and the depth less 1 of each component.
-    bits = max((data[start + 42 + 3 * component] & 0x7F) + 1 for component in range(min(samples, 3)))
+    bits = max(((data[start + 42 + 3 * component] & 0x7F) + 1 for component in range(min(samples, 3))), default=0)
     _check_tile_parts(data, start + 4 + length)
     return Shape(y1 - y0, x1 - x0, samples, bits)
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom import Dataset, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
@@ -94,8 +95,9 @@ def _up_to_pixels(data: bytes, start: int, head: bytes, syntax: str) -> tuple[Da
     buffer = limits.Metered(head)
     implicit, little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
     dataset = read_dataset(buffer, implicit, little, stop_when=at_pixels)
-    limits.check_items(head[: buffer.tell()])
     if not found:
+        if any(isinstance(one, RawDataElement) and one.length > len(one.value or b"") for one in dataset.values()):
+            raise Refused(RefusalReason.UNREADABLE, "its header is cut off")
         return dataset, None
     ((vr, length),) = found
     # Tag and length; an explicit OB or OW has 2 bytes of VR, 2 reserved and 4 of length (PS3.5 7.1.2).

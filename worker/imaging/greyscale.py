@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -19,6 +20,9 @@ _MOST_SATURATED = 0.10
 
 # A rescale beyond this is no unit of measurement but a mistake, and would overflow.
 _LARGEST_SCALE = 1e15
+
+# No attribute here has more values of use: windows, mostly.
+_MOST_NUMBERS = 16
 
 # A pixel of a slice is never longer than this many times its width: beyond it the spacing is a mistake.
 _LARGEST_ASPECT = 4.0
@@ -54,7 +58,7 @@ class _Frame:
             return []
         if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
             return [float(value)]  # type: ignore[arg-type]
-        return [float(one) for one in value]
+        return [float(one) for one in itertools.islice(value, _MOST_NUMBERS)]
 
     def settings(self, name: str) -> list[float]:
         """As `numbers`, and none where they are malformed: for what only displays the values.

@@ -21,11 +21,14 @@ MAX_INFLATED_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20
 """Where the pixel data has to begin. Real headers of 33 frames take 0.2 MB; what lies beyond is not parsed."""
 
-MAX_ITEMS = 200_000
-"""Most sequence items in a header: one costs pydicom about 20 µs, and 8 bytes of the file."""
-
 MAX_READS = 800_000
 """Most reads by which a header may be parsed, about two an element: 10 s. Real ones take up to 311,000."""
+
+MAX_ITEMS = 200_000
+"""Most sequence items in a header: one costs pydicom 20 µs, and 8 bytes of the file."""
+
+MAX_VALUES = 250_000
+"""Most values that backslashes may part in a header: one costs pydicom 200 bytes, and 1 byte of the file."""
 
 MAX_FRAGMENTS = 100_000
 """Most fragments of compressed pixel data."""
@@ -71,23 +74,24 @@ def check_frame(rows: int, columns: int, frames: int = 1) -> None:
 
 
 class Metered(io.BytesIO):
-    """Bytes that can be read only so often: a header's parsing takes minutes where it has millions of elements."""
+    """A header that counts what is read of it: a few megabytes can hold minutes of parsing.
 
-    _reads = 0
+    Sequences and numbers are parsed when they are first asked for, so it is their bytes that have to be counted.
+    """
+
+    def __init__(self, header: bytes) -> None:
+        super().__init__(header)
+        self._reads = self._items = self._values = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as `io.BytesIO` does, `MAX_READS` times."""
+        """Read as `io.BytesIO` does, and refuse what would take too long."""
+        read = super().read(size)
         self._reads += 1
-        if self._reads > MAX_READS:
-            raise Refused(RefusalReason.TOO_LARGE, f"its header takes more than {MAX_READS} reads to parse")
-        return super().read(size)
-
-
-def check_items(header: bytes) -> None:
-    """Refuse sequences that would take minutes to parse; those of stated length are parsed when they are asked for."""
-    items = max(header.count(tag) for tag in _ITEM_TAGS)
-    if items > MAX_ITEMS:
-        raise Refused(RefusalReason.TOO_LARGE, f"{items} sequence items; at most {MAX_ITEMS} are read")
+        self._items += max(read.count(tag) for tag in _ITEM_TAGS)
+        self._values += read.count(b"\\")
+        if self._reads > MAX_READS or self._items > MAX_ITEMS or self._values > MAX_VALUES:
+            raise Refused(RefusalReason.TOO_LARGE, "its header holds more elements, items or values than are read")
+        return read
 
 
 def check_scans(jpeg: bytes) -> None:

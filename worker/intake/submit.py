@@ -67,6 +67,7 @@ def submit(
         if not root.exists():
             raise Misconfigured(f"{root} does not exist: give a file or a folder")
     submission = Submission(writes.uuid7())
+    heard = True
     with ThreadPoolExecutor(_COPIES) as pool:
         for chunk in _chunks(_walk(roots, submission), job_files):
             contents = _spooled(chunk, spool, pool, submission)
@@ -75,10 +76,17 @@ def submit(
                     job = writes.submit(session, contents, way=way, submission=submission.uid, lane=lane)
                 submission.jobs.append(job)
                 submission.arrivals += len(contents)
-                with suppress(Retryable):
-                    ring(job, lane)
+                heard = heard and _rung(ring, job, lane)
             progress(len(chunk))
     return submission
+
+
+def _rung(ring: Bell, job: int, lane: Lane) -> bool:
+    """Ring; after the first failure nobody tries again here, since each try waits for the broker to answer."""
+    with suppress(Retryable):
+        ring(job, lane)
+        return True
+    return False
 
 
 def _spooled(chunk: Sequence[Path], spool: Spool, pool: ThreadPoolExecutor, submission: Submission) -> list[Content]:

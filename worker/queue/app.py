@@ -18,7 +18,7 @@ from slicewise.db import questions, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Lane
 from slicewise.worker.errors import Retryable
-from slicewise.worker.queue import owner
+from slicewise.worker.queue import owner, transport
 from slicewise.worker.queue.work import Work
 from slicewise.worker.settings import Settings
 
@@ -66,6 +66,7 @@ def _configuration() -> dict[str, Any]:
     }
 
 
+transport.install()
 app = Celery("slicewise", set_as_current=False)
 app.add_defaults(_configuration)
 

@@ -23,7 +23,14 @@ for path in sys.argv[1:]:
     print(Path(path).name, prepared.header, prepared.refusal, *(str(f) for f in prepared.frames if not hasattr(f, "shape")))
 """
 
-TEXT = dict.fromkeys((*("PatientName", "PatientID", "OtherPatientIDs", "InstitutionName", "ReferringPhysicianName", "OperatorsName"), *("StationName", "Manufacturer", "StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments"), *("AccessionNumber", "StudyID", "RequestingPhysician", "BodyPartExamined", "PatientComments")), NAME)
+TEXT = dict.fromkeys(
+    (
+        *("PatientName", "PatientID", "OtherPatientIDs", "InstitutionName", "ReferringPhysicianName", "OperatorsName"),
+        *("StationName", "Manufacturer", "StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments"),
+        *("AccessionNumber", "StudyID", "RequestingPhysician", "BodyPartExamined", "PatientComments"),
+    ),
+    NAME,
+)
 
 # Where no name belongs, and a careless or hostile writer puts one.
 MISPLACED = {
