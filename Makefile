@@ -10,10 +10,10 @@ FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PROVIDER_gpu := cuda
 PROVIDER_cpu := cpu
 
-.PHONY: help run test check format bench lock clean
+.PHONY: help run test check format bench deploy-check lock clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 run: $(VENV)/.worker-$(FLAVOUR)  ## score the sample study, or make run SCANS=path
 	@SLICEWISE_PROVIDER=$${SLICEWISE_PROVIDER:-$(PROVIDER_$(FLAVOUR))} $(BIN)/slicewise run "$(SCANS)"
@@ -32,6 +32,9 @@ format: $(VENV)/.dev  ## put every file into the house's form
 
 bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict, side by side
 	$(BIN)/python -m tests.bench.throughput
+
+deploy-check:  ## lint the Dockerfiles, the compose file and the unit (needs npm and systemd)
+	deploy/check.sh
 
 lock:  ## resolve requirements/*.txt anew (needs uv)
 	requirements/lock.sh

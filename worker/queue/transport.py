@@ -5,7 +5,7 @@ from __future__ import annotations
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 
-class QoS(redis.QoS):  # type: ignore[misc]
+class QoS(redis.QoS):
     """Counts a message as handled even where Redis could not be told.
 
     kombu 5.7 keeps counting it as fetched then, and a worker that fetches one at a time never fetches again
@@ -26,13 +26,13 @@ class QoS(redis.QoS):  # type: ignore[misc]
             virtual.QoS.ack(self, delivery_tag)
 
 
-class Channel(redis.Channel):  # type: ignore[misc]
+class Channel(redis.Channel):
     """With the repaired count."""
 
     QoS = QoS
 
 
-class Transport(redis.Transport):  # type: ignore[misc]
+class Transport(redis.Transport):
     """With the repaired channel."""
 
     Channel = Channel
