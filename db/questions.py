@@ -33,7 +33,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a submission is, in arrivals; `dead` counts those whose job was given up."""
+    """How far a submission is, in arrivals; `dead` counts those whose job ended without an answer of this model."""
 
     arrivals: int
     answered: int
@@ -82,8 +82,9 @@ def lease_owners(session: Session) -> list[str]:
 def progress(session: Session, submission: str, model: Model) -> Progress:
     """Count a submission's arrivals and their answers."""
     mine = select(func.count()).select_from(Arrival).join(Job).where(Job.submission == submission)
+    # A job that is done without this model's answers was done by a worker that serves another one.
     given_up = mine.join(Instance, Instance.id == Arrival.instance_id).where(
-        Job.status == JobStatus.DEAD, ~_answered(model)
+        Job.status.in_((JobStatus.DEAD, JobStatus.DONE)), ~_answered(model)
     )
     answered = mine.join(Instance, Instance.id == Arrival.instance_id).where(_answered(model))
     return Progress(*(session.scalar(question) or 0 for question in (mine, answered, given_up)))

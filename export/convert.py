@@ -63,6 +63,7 @@ def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
 
 def _renumber(graph: onnx.GraphProto) -> None:
     """Number names in the order in which they come: tf2onnx's own numbers differ from one process to the next."""
+    graph.ClearField("doc_string")
     known: dict[str, str] = {}
 
     def plain(name: str) -> str:

@@ -87,6 +87,10 @@ class Service:
         if self._redis and self._redis.poll() is not None:
             log.warning("the embedded Redis ended with %s: starting it again", self._redis.returncode)
             self._start_redis()
+            # Celery's reconnecting stalls now and then (celery #10205, #10302; seen here once in a few kills). A new
+            # worker cannot: what the old one held goes on under a new lease.
+            self._end(self._worker)
+            self._start_worker()
         if self._worker and self._worker.poll() is not None:
             lived = time.monotonic() - self._started
             self._quick_deaths = self._quick_deaths + 1 if lived < _QUICK_SECONDS else 0
@@ -110,14 +114,19 @@ class Service:
         )
 
     def _stop(self) -> None:
-        for process in (self._worker, self._redis):
-            if process and process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(_STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+        self._end(self._worker)
+        self._end(self._redis)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes] | None) -> None:
+        """Ask a child to end, then make it."""
+        if process and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _environment(settings: Settings) -> dict[str, str]:

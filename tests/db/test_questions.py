@@ -119,6 +119,12 @@ def test_progress_counts_a_dead_jobs_answers_as_answers(desk):
     assert not desk.progress().finished
 
 
+def test_who_waits_for_another_models_answers_does_not_wait_for_ever(desk):
+    desk.done("a", "b")
+    assert desk.progress(model=desk.other_model) == questions.Progress(arrivals=2, answered=0, dead=2)
+    assert desk.progress(model=desk.other_model).finished
+
+
 def test_a_submission_of_nothing_is_finished(desk):
     assert desk.progress("nobody's").finished
 

@@ -59,8 +59,6 @@ def _parse(data: bytes) -> tuple[Dataset, PixelData | None]:
     dataset, pixels = _up_to_pixels(data, start, head, syntax)
     if not len(dataset):
         raise Refused(RefusalReason.UNREADABLE, "it holds no data set")
-    if pixels is None and len(data) - start > len(head):
-        raise Refused(RefusalReason.TOO_LARGE, f"its header has more than {limits.MAX_HEADER_BYTES} bytes")
     meta.TransferSyntaxUID = uid.UID(syntax)
     dataset.file_meta = meta
     return dataset, pixels
@@ -94,8 +92,14 @@ def _up_to_pixels(data: bytes, start: int, head: bytes, syntax: str) -> tuple[Da
 
     buffer = limits.Metered(head)
     implicit, little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
-    dataset = read_dataset(buffer, implicit, little, stop_when=at_pixels)
+    try:
+        dataset = read_dataset(buffer, implicit, little, stop_when=at_pixels)
+    except Exception:
+        buffer.check()
+        raise
     if not found:
+        if len(data) - start > len(head):
+            raise Refused(RefusalReason.TOO_LARGE, f"its header has more than {limits.MAX_HEADER_BYTES} bytes")
         if any(isinstance(one, RawDataElement) and one.length > len(one.value or b"") for one in dataset.values()):
             raise Refused(RefusalReason.UNREADABLE, "its header is cut off")
         return dataset, None

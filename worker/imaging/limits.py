@@ -21,10 +21,10 @@ MAX_INFLATED_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20
 """Where the pixel data has to begin. Real headers of 33 frames take 0.2 MB; what lies beyond is not parsed."""
 
-MAX_READS = 800_000
-"""Most reads by which a header may be parsed, about two an element: 10 s. Real ones take up to 311,000."""
+MAX_READS = 500_000
+"""Most reads by which a header may be parsed, about two an element: 5 s. Real ones take up to 311,000."""
 
-MAX_ITEMS = 200_000
+MAX_ITEMS = 100_000
 """Most sequence items in a header: one costs pydicom 20 µs, and 8 bytes of the file."""
 
 MAX_VALUES = 250_000
@@ -89,9 +89,13 @@ class Metered(io.BytesIO):
         self._reads += 1
         self._items += max(read.count(tag) for tag in _ITEM_TAGS)
         self._values += read.count(b"\\")
+        self.check()
+        return read
+
+    def check(self) -> None:
+        """Refuse the header if it has been read too much; a parser may have taken the first refusal for its own."""
         if self._reads > MAX_READS or self._items > MAX_ITEMS or self._values > MAX_VALUES:
             raise Refused(RefusalReason.TOO_LARGE, "its header holds more elements, items or values than are read")
-        return read
 
 
 def check_scans(jpeg: bytes) -> None:

@@ -116,7 +116,7 @@ def encapsulated(streams, syntax, pixels, *, table=None, end=_END, fragments=1, 
         offsets.append(at)
         padded = stream + b"\0" * (len(stream) % 2)
         size = -(-len(padded) // fragments)
-        size += size % 2
+        size = max(2, size + size % 2)
         for start in range(0, len(padded), size):
             part = padded[start : start + size]
             items.append(_ITEM + struct.pack("<L", len(part)) + part)
@@ -191,7 +191,7 @@ def deflated(pixels, **elements):
 
 def deflated_part10(plain):
     """A Part 10 file in the deflated transfer syntax around any bytes."""
-    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
     return part10(squeeze.compress(plain) + squeeze.flush(), uid.DeflatedExplicitVRLittleEndian)
 
 
