@@ -18,7 +18,7 @@ NOTICE = "Research use only. Not a medical device: no result may guide the care 
 _INPUT, _OUTPUT = "slices", "probabilities"
 
 
-def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
+def convert(network: keras.Sequential, description: Description) -> onnx.ModelProto:
     """Convert a network and attach what it says of itself.
 
     Parameters
@@ -46,7 +46,14 @@ def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
     signature = [tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32, name=_INPUT)]
 
     def forward(slices: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {_OUTPUT: network(slices, training=False)}
+        flowing = slices
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.Flatten):
+                # Keras's own asks for the batch size at run time, in seven nodes.
+                flowing = tf.reshape(flowing, (-1, layer.output.shape[-1]))
+            else:
+                flowing = layer(flowing, training=False)
+        return {_OUTPUT: flowing}
 
     traced = tf.function(forward, input_signature=signature, autograph=False)
     # from_keras does not understand Keras 3.
@@ -62,16 +69,20 @@ def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
 
 
 def _renumber(graph: onnx.GraphProto) -> None:
-    """Number names in the order in which they come: tf2onnx's own numbers differ from one process to the next."""
-    graph.ClearField("doc_string")
+    """Number names in the order of their use: tf2onnx's own numbers, and its order, differ from time to time."""
     known: dict[str, str] = {}
 
     def plain(name: str) -> str:
         return known.setdefault(name, re.sub(r"__\d+", f"__{len(known)}", name))
 
-    for initializer in graph.initializer:
-        initializer.name = plain(initializer.name)
     for node in graph.node:
         node.name = plain(node.name)
         node.input[:] = map(plain, node.input)
         node.output[:] = map(plain, node.output)
+    weights = list(graph.initializer)
+    for weight in weights:
+        weight.name = plain(weight.name)
+    order = list(known.values())
+    del graph.initializer[:]
+    graph.initializer.extend(sorted(weights, key=lambda weight: order.index(weight.name)))
+    graph.ClearField("doc_string")

@@ -51,7 +51,7 @@ class Shape:
         return f"{self.rows} x {self.columns} pixels of {self.samples} values of {self.bits} bits"
 
 
-def checked(frame: bytes, syntax: str, shape: Shape) -> bytes:
+def checked(frame: bytes, syntax: str, shape: Shape) -> tuple[bytes, int]:
     """Refuse a compressed frame that is not the picture of the header, or not all of it.
 
     Parameters
@@ -65,8 +65,9 @@ def checked(frame: bytes, syntax: str, shape: Shape) -> bytes:
 
     Returns
     -------
-    bytes
-        The frame, with the one known harmless fault of encoders repaired.
+    tuple
+        The frame, with the one known harmless fault of encoders repaired; and the bits that a decoder allocates for
+        each value.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def checked(frame: bytes, syntax: str, shape: Shape) -> bytes:
     """
     if syntax == uid.RLELossless:
         _check_rle(frame, shape)
-        return frame
+        return frame, shape.bits
     try:
         if syntax in _JPEG_2000:
             stated = _jpeg_2000(frame)
@@ -85,7 +86,7 @@ def checked(frame: bytes, syntax: str, shape: Shape) -> bytes:
         raise Refused(RefusalReason.TRUNCATED_PIXELS, "a compressed picture ends within its header") from None
     if stated.bits > shape.bits or replace(stated, bits=shape.bits) != shape:
         raise Refused(RefusalReason.CORRUPT_PIXELS, f"{shape} by the header, {stated} by the compressed picture")
-    return frame
+    return frame, next(bits for bits in (8, 16, 32) if stated.bits <= bits)
 
 
 def _check_rle(frame: bytes, shape: Shape) -> None:

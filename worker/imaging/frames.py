@@ -72,7 +72,7 @@ def decoded(dataset: Dataset, pixels: PixelData, header: Header) -> Iterator[np.
     syntax = header.transfer_syntax_uid or ""
     with foreign.refusing(RefusalReason.CORRUPT_PIXELS, "its pixels are described by malformed values"):
         template = _template(dataset)
-        values = _values(dataset, pixels, header, syntax)
+        values = _values(template, pixels, header, syntax)
     for number in itertools.count(1):
         with foreign.refusing(RefusalReason.CORRUPT_PIXELS, f"frame {number} cannot be found"):
             value = next(values, None)
@@ -92,9 +92,9 @@ def _template(dataset: Dataset) -> Dataset:
     return one
 
 
-def _values(dataset: Dataset, pixels: PixelData, header: Header, syntax: str) -> Iterator[bytes]:
+def _values(template: Dataset, pixels: PixelData, header: Header, syntax: str) -> Iterator[bytes]:
     """One value of Pixel Data for each frame, checked as far as it can be before decoding."""
-    bits, samples = int(dataset.get("BitsAllocated") or 0), int(dataset.get("SamplesPerPixel") or 1)
+    bits, samples = int(template.get("BitsAllocated") or 0), int(template.get("SamplesPerPixel") or 1)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused(RefusalReason.CORRUPT_PIXELS, f"{samples} values of {bits} bits a pixel cannot be read")
     shape = codestream.Shape(header.rows or 0, header.columns or 0, samples, bits)
@@ -104,9 +104,9 @@ def _values(dataset: Dataset, pixels: PixelData, header: Header, syntax: str) ->
     if pixels.encapsulated == (syntax in _NATIVE):
         raise Refused(RefusalReason.CORRUPT_PIXELS, "its pixels are not encoded as its transfer syntax says")
     if syntax in _DECODERS:
-        return _compressed(pixels.value, count, shape, syntax)
+        return _compressed(template, pixels.value, count, shape, syntax)
     # PS3.3 C.7.6.3.1.2: two pixels share their colour.
-    shared = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"
+    shared = template.get("PhotometricInterpretation") == "YBR_FULL_422"
     size = shape.rows * shape.columns * (2 if shared else samples) * bits // 8
     return _native(pixels.value, count, size)
 
@@ -121,9 +121,15 @@ def _native(value: memoryview, count: int, size: int) -> Iterator[bytes]:
     return (bytes(value[at : at + size + (size % 2 if at + size == needed else 0)]) for at in range(0, needed, size))
 
 
-def _compressed(value: memoryview, count: int, shape: codestream.Shape, syntax: str) -> Iterator[bytes]:
+def _compressed(
+    template: Dataset, value: memoryview, count: int, shape: codestream.Shape, syntax: str
+) -> Iterator[bytes]:
+    stored = int(template.BitsStored)
     for frame in encapsulated.frames(value, count):
-        picture = codestream.checked(frame, syntax, shape)
+        picture, bits = codestream.checked(frame, syntax, shape)
+        # A picture of 8 bits is decoded to bytes, whatever the header allocates.
+        template.BitsAllocated, template.BitsStored = bits, min(stored, bits)
+        template.HighBit = template.BitsStored - 1
         # Encapsulated anew, alone: an empty offset table and one fragment of even length (PS3.5 A.4).
         padded = picture + b"\0" * (len(picture) % 2)
         yield b"\xfe\xff\x00\xe0\0\0\0\0" + struct.pack("<LL", 0xE000FFFE, len(padded)) + padded
