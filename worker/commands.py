@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,18 +123,16 @@ def _run(options: argparse.Namespace) -> int:
     from slicewise.worker import service
 
     settings = _settings()
-    with service.claimed(settings.home) as ours:
-        if not ours:
+    with service.serving(settings) as watch:
+        if not watch():
             print(f"slicewise: submitting to the service that runs in {settings.home}", file=sys.stderr)
-            return _submit_and_wait(settings, options, watch=None)
-        with service.Service(settings) as running:
-            return _submit_and_wait(settings, options, watch=running)
+        return _submit_and_wait(settings, options, "run", watch)
 
 
 def _submit(options: argparse.Namespace) -> int:
     settings = _settings()
     if options.wait:
-        return _submit_and_wait(settings, options, watch=None)
+        return _submit_and_wait(settings, options, "submit", lambda: False)
     from slicewise.db.records import Lane
     from slicewise.worker import progress
 
@@ -143,16 +142,15 @@ def _submit(options: argparse.Namespace) -> int:
     return _INCOMPLETE if submission.not_taken else 0
 
 
-def _submit_and_wait(settings: Settings, options: argparse.Namespace, watch: Any) -> int:
+def _submit_and_wait(settings: Settings, options: argparse.Namespace, way: str, watch: Callable[[], object]) -> int:
     from slicewise.db import questions
     from slicewise.db.records import Lane
     from slicewise.worker import progress, report
 
     database, model = _database(settings), _current_model(settings)
     lane = Lane(getattr(options, "lane", Lane.ROUTINE))
-    way = "run" if watch else "submit"
     submission = progress.submit(settings, database, options.paths, way, lane)
-    final = progress.wait(database, submission, model, watch.watch if watch else lambda: None)
+    final = progress.wait(database, submission, model, watch)
     with database.reading() as session:
         rows = questions.results(session, model=model, submission=submission.uid)
         if options.format == "table" and not options.output:

@@ -55,7 +55,7 @@ def submit(settings: Settings, database: Database, paths: Sequence[Path], way: s
 
 
 def wait(
-    database: Database, submission: Submission, model: questions.Model, between: Callable[[], None]
+    database: Database, submission: Submission, model: questions.Model, between: Callable[[], object]
 ) -> questions.Progress:
     """Wait until every arrival has an outcome or a dead job, calling `between` now and then."""
     with _bar() as bar:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,6 +45,33 @@ def claimed(home: Path) -> Iterator[bool]:
             yield True
 
 
+@contextmanager
+def serving(settings: Settings) -> Iterator[Callable[[], bool]]:
+    """Serve the home; while another process does, stand by, and take its place when it ends.
+
+    Yields
+    ------
+    callable
+        To be called now and then. It starts again whatever has died, and says whether this process serves.
+    """
+    with ExitStack() as stack:
+        own: list[Service] = []
+
+        def watch() -> bool:
+            if own:
+                own[0].watch()
+                return True
+            with ExitStack() as attempt:
+                if attempt.enter_context(claimed(settings.home)):
+                    own.append(attempt.enter_context(Service(settings)))
+                    stack.push(attempt.pop_all())
+            return bool(own)
+
+        if not watch():
+            _upgrade(settings)  # the service that is being joined may have begun a moment ago
+        yield watch
+
+
 class Service:
     """A running Redis (where the broker is the embedded one) and worker.
 
@@ -64,9 +91,7 @@ class Service:
         self._settings.logs.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.callback(self._stop)
-            database = Database(self._settings.database_url)
-            database.upgrade()
-            database.close()
+            _upgrade(self._settings)
             self._start_redis()
             self._worker_log = stack.enter_context((self._settings.logs / "worker.log").open("ab"))
             self._start_worker()
@@ -127,6 +152,12 @@ class Service:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _upgrade(settings: Settings) -> None:
+    database = Database(settings.database_url)
+    database.upgrade()
+    database.close()
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_a_file_that_takes_its_process_along_is_refused(how, write_dicom, tmp_pa
     spooled = path.rename(tmp_path / hashlib.sha256(path.read_bytes()).hexdigest())
     poison(spooled, how)
     if how == "hang":
-        monkeypatch.setattr(isolated, "MAX_SECONDS", 3)
+        monkeypatch.setattr(isolated, "MAX_SECONDS", 1)
     prepared = isolated.prepare(spooled)
     assert prepared.refusal.reason == "killed_the_worker"
     assert prepared.failure is None

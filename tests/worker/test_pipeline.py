@@ -52,11 +52,11 @@ def test_a_label_is_the_class_of_the_largest_probability(model, write_dicom, tmp
 
 def test_an_answer_is_the_same_alone_and_in_every_company(model, write_study, tmp_path):
     """Bit for bit: an answer must not depend on what else arrived."""
-    files = sorted(write_study(tmp_path / "s", 40).iterdir())
+    files = sorted(write_study(tmp_path / "s", 10).iterdir())
     together = answers(model, files)
     assert answers(model, files[::-1])[::-1] == together
-    assert answers(model, [files[0]] * 33 + files)[33:] == together
-    for number in (0, 1, 9, 35):
+    assert answers(model, [files[0]] * 30 + files)[30:] == together
+    for number in (0, 2, 9):
         assert answers(model, [files[number]]) == [together[number]]
 
 

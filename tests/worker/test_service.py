@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 import redis
@@ -72,9 +73,10 @@ def test_a_broker_that_is_away_does_not_answer_and_is_not_waited_for(tmp_path):
 # --- the bell --------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_the_jobs_key_in_json_and_nothing_else(broker, slicewise, settings, write_study, tmp_path):
+def test_a_message_is_the_jobs_key_in_json_and_nothing_else(broker, slicewise, settings, write_study, tmp_path, opened):
     folder = write_study(tmp_path / "Mueller^Anna", 3)
-    slicewise("db", "upgrade")
+    with opened(settings.database_url) as database:
+        database.upgrade()
     slicewise("submit", folder)
     slicewise("submit", folder, "--lane", "stat")
     for lane, key in (("routine", 1), ("stat", 2)):
@@ -88,7 +90,8 @@ def test_a_message_is_the_jobs_key_in_json_and_nothing_else(broker, slicewise, s
 
 
 def test_without_a_broker_a_submission_is_kept(slicewise, settings, write_study, tmp_path, opened):
-    slicewise("db", "upgrade")
+    with opened(settings.database_url) as database:
+        database.upgrade()
     said = slicewise("submit", write_study(tmp_path / "s", 3)).stdout
     assert "3 files in 1 jobs" in said
     with opened(settings.database_url) as database, database.reading() as session:
@@ -106,9 +109,18 @@ def test_a_home_is_served_once(settings):
     assert stat.S_IMODE(settings.home.stat().st_mode) == 0o700
 
 
+_HOLDS = """
+import sys, time
+from pathlib import Path
+from slicewise.worker.service import claimed
+with claimed(Path(sys.argv[1])):
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
 def test_a_killed_server_leaves_its_home_free(settings):
-    script = "import sys, time; from slicewise.worker.service import claimed\nwith claimed(__import__('pathlib').Path(sys.argv[1])):\n print(flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, settings.home], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDS, settings.home], stdout=subprocess.PIPE)
     holder.stdout.readline()
     with claimed(settings.home) as ours:
         assert not ours
@@ -165,6 +177,21 @@ def test_a_worker_that_does_not_stay_up_is_given_up(quick, settings, processes, 
     ):
         watch_to_the_end(running)
     assert "cannot be loaded" in (settings.logs / "worker.log").read_text()
+    assert processes() == {}
+
+
+def test_who_stands_by_takes_the_place_of_a_service_that_ends(quick, settings, processes):
+    """Two `run`s at the same time: the second submits to the first's service, and must not wait for it for ever."""
+    with service.serving(settings) as second_to_none:
+        assert second_to_none()
+        with ExitStack() as first_ends:
+            standing_by = first_ends.enter_context(service.serving(settings))
+            assert not standing_by()
+            second = first_ends.pop_all()
+    assert not embedded.answers(settings.broker_url)
+    with second:
+        assert standing_by()
+        assert embedded.answers(settings.broker_url)
     assert processes() == {}
 
 

@@ -94,9 +94,8 @@ def _up_to_pixels(data: bytes, start: int, head: bytes, syntax: str) -> tuple[Da
     implicit, little = syntax == uid.ImplicitVRLittleEndian, syntax != uid.ExplicitVRBigEndian
     try:
         dataset = read_dataset(buffer, implicit, little, stop_when=at_pixels)
-    except Exception:
+    finally:
         buffer.check()
-        raise
     if not found:
         if len(data) - start > len(head):
             raise Refused(RefusalReason.TOO_LARGE, f"its header has more than {limits.MAX_HEADER_BYTES} bytes")

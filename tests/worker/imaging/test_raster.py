@@ -139,6 +139,7 @@ def test_layout_of_memory_does_not_matter(make):
         pytest.param(np.pad(np.full((20, 20), 9.0), 90), RefusalReason.NO_HEAD, id="a dot"),
         pytest.param(np.pad(np.full((12, 150), 9.0), ((94, 94), (25, 25))), RefusalReason.NO_HEAD, id="a bar"),
         pytest.param(np.pad(np.zeros((120, 120)), 20, constant_values=9.0), RefusalReason.NO_HEAD, id="a frame"),
+        pytest.param(np.pad(np.full((190, 45), 9.0), ((5, 5), (80, 75))), RefusalReason.NO_HEAD, id="a leg"),
         pytest.param(np.ones((96, 100_000), np.uint8).cumsum(axis=1), RefusalReason.NO_HEAD, id="a ribbon"),
     ],
 )

@@ -239,3 +239,35 @@ def test_native_ybr_422_has_two_bytes_a_pixel(make):
     sound = data[: at - 4] + len(value).to_bytes(4, "little") + value
     np.testing.assert_array_equal(make.raster(sound), make.raster(make.native(grey)))
     assert make.reason(sound[:-2]) is RefusalReason.TRUNCATED_PIXELS
+
+
+@pytest.mark.parametrize("size", [{"rows": 104, "columns": 100}, {"rows": 101, "columns": 99}])
+def test_bytes_in_big_endian_words(make, size):
+    # PS3.5 8.1.1 and A.3: 8-bit pixels as OW are swapped in pairs.
+    pixels = make.eight_bits(**size)
+    data = make.native(pixels, uid.ExplicitVRBigEndian)
+    start = data.rindex(b"\x7f\xe0\x00\x10OB")
+    value = data[start + 12 :]
+    swapped = b"".join(value[at : at + 2][::-1] for at in range(0, len(value), 2))
+    (decoded,) = load(data[: start + 4] + b"OW" + data[start + 6 : start + 12] + swapped)
+    np.testing.assert_array_equal(decoded.pixels, pixels)
+
+
+def test_markers_of_a_jpeg_are_followed(make):
+    stream = make.codestream(make.eight_bits(), uid.JPEGBaseline8Bit)
+    table = stream.index(b"\xff\xdb")
+    filled = stream[:table] + b"\xff\xff\xff" + stream[table:]
+    expected = make.raster(make.encapsulated([stream], uid.JPEGBaseline8Bit, make.eight_bits()))
+    np.testing.assert_array_equal(
+        make.raster(make.encapsulated([filled], uid.JPEGBaseline8Bit, make.eight_bits())), expected
+    )
+    frame = stream.index(b"\xff\xc0")
+    scan = stream.index(b"\xff\xda")
+    for spoilt in (
+        stream[:table] + b"\x00" + stream[table:],  # no marker where one belongs
+        stream[:frame] + stream[frame + 19 :],  # no size
+        stream[:scan],  # no picture
+        stream[: frame + 4],
+    ):
+        reason = make.reason(make.encapsulated([spoilt], uid.JPEGBaseline8Bit, make.eight_bits()))
+        assert reason in {RefusalReason.CORRUPT_PIXELS, RefusalReason.TRUNCATED_PIXELS}
