@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import kombu.transport
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
@@ -15,25 +17,18 @@ def test_a_redis_that_is_away_when_a_message_is_settled_does_not_stall_the_worke
     monkeypatch.setattr(kombu.transport, "_transport_cache", {})
     transport.install()
     settings.logs.mkdir(parents=True)
-    server, got = embedded.start(settings.home, settings.logs / "redis.log"), []
-    with Connection(settings.broker_url, transport_options={"socket_timeout": 5}) as connection:
-        channel, queue = connection.channel(), Queue("bells")
+    with ExitStack() as stack:
+        server = embedded.start(settings.home, settings.logs / "redis.log")
+        stack.callback(lambda: (server.kill(), server.wait()))
+        connection = stack.enter_context(Connection(settings.broker_url))
+        channel, queue, got = connection.channel(), Queue("bells"), []
         channel.basic_qos(0, 1, False)
-        producer = Producer(channel, routing_key="bells")
-        for number in (1, 2):
-            producer.publish(number, declare=[queue])
+        Producer(channel, routing_key="bells").publish(1, declare=[queue])
         with Consumer(channel, [queue], on_message=got.append, auto_declare=False):
             connection.drain_events(timeout=5)
-            assert [message.payload for message in got] == [1]
             assert not channel.qos.can_consume()
             server.kill()
             server.wait()
             with pytest.raises(connection.connection_errors):
                 getattr(got[0], settle)()
             assert channel.qos.can_consume()
-            server = embedded.start(settings.home, settings.logs / "redis.log")
-            while len(got) < 2:
-                connection.drain_events(timeout=5)
-            assert got[1].payload == 2
-    server.terminate()
-    server.wait()
