@@ -82,7 +82,10 @@ class Job(Base):
     """A few hundred arrivals that are worked through together."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_status_lane_id", "status", "lane", "id"),)
+    __table_args__ = (
+        Index("ix_jobs_status_lane_id", "status", "lane", "id"),
+        Index("ix_jobs_status_id", "status", "id"),
+    )
 
     id: Mapped[int] = mapped_column(_Key, primary_key=True)
     uid: Mapped[str] = mapped_column(String(36), unique=True)
@@ -95,6 +98,8 @@ class Job(Base):
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     rung_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When its id was last put on the queue, where nobody has heard it since."""
+    open_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """Until when an open job takes further arrivals; each one puts it off."""
     reason: Mapped[str | None] = mapped_column(Text)
     """Why the last attempt failed."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -102,7 +107,10 @@ class Job(Base):
 
 
 class Arrival(Base):
-    """One file seen once. Many arrivals may point at one instance; accounting counts arrivals."""
+    """One file seen once. Many arrivals may point at one instance; accounting counts arrivals.
+
+    `sender` is who sent it: an application entity and its address, or a user and a host.
+    """
 
     __tablename__ = "arrivals"
 
@@ -111,7 +119,36 @@ class Arrival(Base):
     instance_id: Mapped[int] = mapped_column(ForeignKey("instances.id"), index=True)
     way: Mapped[str] = mapped_column(String(16))
     source: Mapped[str] = mapped_column(Text)
+    sender: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Attempt(Base):
+    """One worker's try at a job. `outcome` is empty while it lasts."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(_Key, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), index=True)
+    owner: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Audit(Base):
+    """Who did what, when. Rows are added and never changed."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(_Key, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(64), index=True)
+    """The id of a submission or a job, or what was asked for."""
+    detail: Mapped[str | None] = mapped_column(Text)
 
 
 class Result(Base):

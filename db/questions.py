@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from slicewise.db.engine import now
 from slicewise.db.models import Arrival, Instance, Job, Result
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, JobStatus
 
@@ -79,12 +80,18 @@ def lease_owners(session: Session) -> list[str]:
     return [owner for owner in session.scalars(held) if owner]
 
 
+def quiet_jobs(session: Session) -> int:
+    """How many open jobs have been quiet for long enough to be closed."""
+    quiet = select(func.count()).where(Job.status == JobStatus.OPEN, Job.open_until < now(session))
+    return session.scalar(quiet) or 0
+
+
 def progress(session: Session, submission: str, model: Model) -> Progress:
     """Count a submission's arrivals and their answers."""
     mine = select(func.count()).select_from(Arrival).join(Job).where(Job.submission == submission)
     # A job that is done without this model's answers was done by a worker that serves another one.
     given_up = mine.join(Instance, Instance.id == Arrival.instance_id).where(
-        Job.status.in_((JobStatus.DEAD, JobStatus.DONE)), ~_answered(model)
+        Job.status.in_((JobStatus.DEAD, JobStatus.DONE, JobStatus.DROPPED)), ~_answered(model)
     )
     answered = mine.join(Instance, Instance.id == Arrival.instance_id).where(_answered(model))
     return Progress(*(session.scalar(question) or 0 for question in (mine, answered, given_up)))
@@ -124,7 +131,7 @@ def results(
         first = select(func.min(twin.id)).where(twin.instance_id == Instance.id).scalar_subquery()
         asked = asked.where(Arrival.id == first)
     if model:
-        asked = asked.where(_counts(model))
+        asked = asked.where(counts(model))
     for column, value in (
         (Job.submission, submission),
         (Result.status, status),
@@ -138,8 +145,10 @@ def results(
         yield {**row, "created_at": row["created_at"].isoformat()}
 
 
-def jobs(session: Session, *, status: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:
-    """Jobs, newest first, with the number of their arrivals."""
+def jobs(
+    session: Session, *, status: str | None = None, limit: int | None = None, before: str | None = None
+) -> list[dict[str, Any]]:
+    """Jobs, newest first, with the number of their arrivals; `before` goes on with those older than this one."""
     arrivals = select(func.count()).where(Arrival.job_id == Job.id).scalar_subquery()
     asked = select(
         Job.id,
@@ -154,10 +163,30 @@ def jobs(session: Session, *, status: str | None = None, limit: int | None = Non
     )
     if status:
         asked = asked.where(Job.status == status)
+    if before:
+        asked = asked.where(Job.id < select(Job.id).where(Job.uid == before).scalar_subquery())
     return [
         {**row, **{k: row[k].isoformat() if row[k] else None for k in ("created_at", "finished_at")}}
         for row in session.execute(asked.order_by(Job.id.desc()).limit(limit)).mappings()
     ]
+
+
+def unknown_jobs(session: Session, uids: Sequence[str]) -> list[str]:
+    """Those of some ids that no job has."""
+    known = set(session.scalars(select(Job.uid).where(Job.uid.in_(uids))))
+    return [uid for uid in uids if uid not in known]
+
+
+def files_without_outcome(session: Session, job: str, model: Model) -> list[dict[str, Any]]:
+    """``source`` and ``content_sha256`` of each arrival of a job that has no answer under a model."""
+    asked = (
+        select(Arrival.source, Instance.content_sha256)
+        .join(Instance, Instance.id == Arrival.instance_id)
+        .join(Job, Job.id == Arrival.job_id)
+        .where(Job.uid == job, ~_answered(model))
+        .order_by(Arrival.id)
+    )
+    return [dict(row) for row in session.execute(asked).mappings()]
 
 
 def job_counts(session: Session) -> dict[str, int]:
@@ -192,7 +221,7 @@ def _result_rows() -> Any:
     )
 
 
-def _counts(model: Model) -> ColumnElement[bool]:
+def counts(model: Model) -> ColumnElement[bool]:
     """A row of this model, or a refusal of a whole file that no model had to see."""
     return and_(
         Result.preprocess_version == model.preprocess_version,
@@ -202,4 +231,4 @@ def _counts(model: Model) -> ColumnElement[bool]:
 
 def _answered(model: Model) -> ColumnElement[bool]:
     # All answers of a file are written in one transaction, so one of them means all of them.
-    return exists().where(Result.content_sha256 == Instance.content_sha256, _counts(model)).correlate(Instance)
+    return exists().where(Result.content_sha256 == Instance.content_sha256, counts(model)).correlate(Instance)

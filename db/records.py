@@ -15,10 +15,35 @@ WHOLE_FILE = 0
 class JobStatus(StrEnum):
     """Where a job stands."""
 
+    OPEN = "open"
+    """It still takes arrivals; nobody works on it yet."""
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     DEAD = "dead"
+    """Its attempts are used up; a person retries it or drops it."""
+    DROPPED = "dropped"
+    """A person decided that its remaining files stay without an outcome."""
+
+
+class AttemptOutcome(StrEnum):
+    """How a worker's try at a job ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    DIED = "died"
+    """Its worker vanished; noticed by the one that came next."""
+    HANDED_BACK = "handed_back"
+    """Interrupted through no fault of the job's; it does not count."""
+
+
+class Action(StrEnum):
+    """What the audit records."""
+
+    SENT = "sent"
+    ASKED = "asked"
+    RETRIED = "retried"
+    DROPPED = "dropped"
 
 
 class Outcome(StrEnum):

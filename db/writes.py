@@ -1,7 +1,8 @@
 """Every write to the database. Each function is one step inside the caller's transaction.
 
-A job's life: `submit` -> `claim` -> `record` (as often as there are chunks) -> `finish`; `fail` when an attempt
-broke. Whatever happens between, the lease decides who may write: it is checked in the same transaction.
+A job's life: `submit`, or `collect` as often as a file comes and then `close` -> `claim` -> `record` (as often as there
+are chunks) -> `finish`; `fail` when an attempt broke. Whatever happens between, the lease decides who may write: it is
+checked in the same transaction.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, insert, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from slicewise.db.engine import now
-from slicewise.db.models import Arrival, Instance, Job, Result
-from slicewise.db.records import Assessed, Content, Header, JobStatus, Lane
+from slicewise.db.models import Arrival, Attempt, Audit, Instance, Job, Result, UtcDateTime
+from slicewise.db.records import Action, Assessed, AttemptOutcome, Content, Header, JobStatus, Lane
 
 MAX_ATTEMPTS = 3
 """A job that has failed this often, however it died, is dead."""
@@ -32,7 +33,13 @@ class LeaseLost(Exception):
 
 
 def submit(
-    session: Session, contents: Sequence[Content], *, way: str, submission: str, lane: Lane = Lane.ROUTINE
+    session: Session,
+    contents: Sequence[Content],
+    *,
+    way: str,
+    submission: str,
+    sender: str | None = None,
+    lane: Lane = Lane.ROUTINE,
 ) -> int:
     """Write a job with its arrivals; success may be answered once this is committed.
 
@@ -41,6 +48,74 @@ def submit(
     int
         The job's key, for the queue.
     """
+    job = _new_job(session, submission, lane, JobStatus.PENDING)
+    _arrive(session, job.id, contents, way, sender)
+    audit(session, sender or way, Action.SENT, submission, f"{len(contents)} files by {way} in job {job.uid}")
+    return job.id
+
+
+def collect(
+    session: Session,
+    contents: Sequence[Content],
+    *,
+    way: str,
+    submission: str,
+    quiet_seconds: float,
+    sender: str | None = None,
+    lane: Lane = Lane.ROUTINE,
+    job_id: int | None = None,
+) -> int:
+    """Add arrivals to an open job, for what comes file by file; success may be answered once this is committed.
+
+    Parameters
+    ----------
+    quiet_seconds
+        The job closes by itself when nothing has been added to it for so long.
+    job_id
+        The job that `collect` gave before. Where it has closed meanwhile, or is None, a new one is opened.
+
+    Returns
+    -------
+    int
+        The job that holds these arrivals.
+    """
+    until = now(session) + timedelta(seconds=quiet_seconds)
+    prolonged = update(Job).where(Job.id == job_id, Job.status == JobStatus.OPEN).values(open_until=until)
+    if job_id is None or not _changed(session.execute(prolonged)):
+        job = _new_job(session, submission, lane, JobStatus.OPEN, open_until=until)
+        audit(session, sender or way, Action.SENT, submission, f"by {way} in job {job.uid}")
+        job_id = job.id
+    _arrive(session, job_id, contents, way, sender)
+    return job_id
+
+
+def close(session: Session, job_ids: Sequence[int] | None = None) -> list[tuple[int, str]]:
+    """Let open jobs wait for a worker: these, or (None) all that have been quiet for long enough.
+
+    Returns
+    -------
+    list
+        Key and lane of each job that was open: to be rung.
+    """
+    chosen = Job.open_until < now(session) if job_ids is None else Job.id.in_(job_ids)
+    closing = update(Job).where(Job.status == JobStatus.OPEN, chosen)
+    closed = session.execute(closing.values(status=JobStatus.PENDING, open_until=None).returning(Job.id, Job.lane))
+    return sorted((key, lane) for key, lane in closed)
+
+
+def audit(session: Session, actor: str, action: Action, subject: str, detail: str | None = None) -> None:
+    """Record who did what; there is no way to change or remove it."""
+    session.add(Audit(at=now(session), actor=actor, action=action, subject=subject, detail=detail))
+
+
+def _new_job(session: Session, submission: str, lane: Lane, status: JobStatus, **more: Any) -> Job:
+    job = Job(uid=uuid7(), submission=submission, lane=lane, status=status, attempts=0, created_at=now(session), **more)
+    session.add(job)
+    session.flush()
+    return job
+
+
+def _arrive(session: Session, job_id: int, contents: Sequence[Content], way: str, sender: str | None) -> None:
     at = now(session)
     sizes = {c.sha256: c.size_bytes for c in contents}
     _insert_missing(
@@ -51,13 +126,10 @@ def submit(
     )
     found = select(Instance.content_sha256, Instance.id).where(Instance.content_sha256.in_(sizes))
     keys = {sha: key for sha, key in session.execute(found)}
-    job = Job(uid=uuid7(), submission=submission, lane=lane, status=JobStatus.PENDING, attempts=0, created_at=at)
-    session.add(job)
-    session.flush()
     session.add_all(
-        Arrival(job_id=job.id, instance_id=keys[c.sha256], way=way, source=c.source, received_at=at) for c in contents
+        Arrival(job_id=job_id, instance_id=keys[c.sha256], way=way, source=c.source, sender=sender, received_at=at)
+        for c in contents
     )
-    return job.id
 
 
 def claim(session: Session, job_id: int, owner: str, seconds: float, abandoned: Iterable[str] = ()) -> bool:
@@ -78,6 +150,7 @@ def claim(session: Session, job_id: int, owner: str, seconds: float, abandoned: 
     at = now(session)
     free = and_(Job.id == job_id, _free(at, abandoned))
     dead = update(Job).where(free, Job.attempts >= MAX_ATTEMPTS)
+    _end_attempt(session, job_id, None, AttemptOutcome.DIED, free)
     died = session.execute(
         dead.values(
             status=JobStatus.DEAD,
@@ -101,7 +174,10 @@ def claim(session: Session, job_id: int, owner: str, seconds: float, abandoned: 
             rung_at=None,
         )
     )
-    return _changed(taken) == 1
+    if not _changed(taken):
+        return False
+    session.add(Attempt(job_id=job_id, owner=owner, started_at=at))
+    return True
 
 
 def renew(session: Session, job_id: int, owner: str, seconds: float) -> None:
@@ -170,6 +246,7 @@ def finish(session: Session, job_id: int, owner: str) -> None:
     )
     if not _changed(session.execute(done)):
         raise LeaseLost(f"job {job_id} is no longer held by this worker")
+    _end_attempt(session, job_id, owner, AttemptOutcome.DONE)
 
 
 def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
@@ -177,6 +254,7 @@ def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
 
     No error if the lease is lost: another worker has taken the job, and decides.
     """
+    _end_attempt(session, job_id, owner, AttemptOutcome.FAILED, reason=reason)
     session.execute(
         _held(job_id, owner)
         .where(Job.attempts >= MAX_ATTEMPTS)
@@ -192,6 +270,7 @@ def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
 
 def release(session: Session, job_id: int, owner: str) -> None:
     """Hand back a job that was interrupted through no fault of its own: the attempt does not count."""
+    _end_attempt(session, job_id, owner, AttemptOutcome.HANDED_BACK)
     session.execute(
         _held(job_id, owner).values(
             status=JobStatus.PENDING, lease_owner=None, lease_until=None, attempts=Job.attempts - 1
@@ -199,10 +278,26 @@ def release(session: Session, job_id: int, owner: str) -> None:
     )
 
 
-def revive(session: Session, job_id: int) -> bool:
-    """Bring a dead job back to wait with all its attempts."""
-    dead = update(Job).where(Job.id == job_id, Job.status == JobStatus.DEAD)
-    return bool(_changed(session.execute(dead.values(status=JobStatus.PENDING, attempts=0, finished_at=None))))
+def retry(session: Session, actor: str, jobs: Sequence[str] | None = None) -> int:
+    """Let dead jobs wait again with all their attempts: these, by their ids, or (None) every one; how many."""
+    waiting = {"status": JobStatus.PENDING, "attempts": 0, "finished_at": None, "rung_at": None}
+    return _settle(session, actor, Action.RETRIED, jobs, waiting)
+
+
+def drop(session: Session, actor: str, jobs: Sequence[str] | None = None) -> int:
+    """Give dead jobs up: their files without an outcome stay without one, and are accounted for as dropped."""
+    return _settle(session, actor, Action.DROPPED, jobs, {"status": JobStatus.DROPPED})
+
+
+def _settle(session: Session, actor: str, action: Action, jobs: Sequence[str] | None, values: dict[str, Any]) -> int:
+    chosen = Job.status == JobStatus.DEAD if jobs is None else and_(Job.status == JobStatus.DEAD, Job.uid.in_(jobs))
+    if session.get_bind().dialect.name == "postgresql":
+        # What is audited is what is changed, whoever else is at it.
+        session.execute(select(Job.id).where(chosen).order_by(Job.id).with_for_update())
+    row = select(literal(now(session), UtcDateTime), literal(actor), literal(action.value), Job.uid, Job.reason)
+    columns = [Audit.at, Audit.actor, Audit.action, Audit.subject, Audit.detail]
+    session.execute(insert(Audit).from_select(columns, row.where(chosen).order_by(Job.id)))
+    return _changed(session.execute(update(Job).where(chosen).values(**values)))
 
 
 def rung(session: Session, job_ids: Sequence[int]) -> None:
@@ -238,6 +333,24 @@ def _held(job_id: int, owner: str) -> Any:
     return update(Job).where(Job.id == job_id, Job.status == JobStatus.RUNNING, Job.lease_owner == owner)
 
 
+def _end_attempt(
+    session: Session,
+    job_id: int,
+    owner: str | None,
+    outcome: AttemptOutcome,
+    condition: ColumnElement[bool] | None = None,
+    *,
+    reason: str | None = None,
+) -> None:
+    """Note how the attempt that lasts has ended: an owner's own, or (None) whoever's, where the job is as given."""
+    lasting = update(Attempt).where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
+    if owner is not None:
+        lasting = lasting.where(Attempt.owner == owner)
+    if condition is not None:
+        lasting = lasting.where(exists().where(condition))
+    session.execute(lasting.values(ended_at=now(session), outcome=outcome, reason=reason))
+
+
 def _changed(result: Any) -> int:
     return int(result.rowcount)
 
@@ -267,8 +380,9 @@ def _storable(value: str | int | None) -> str | int | None:
 
 
 def _insert_missing(session: Session, table: type, rows: list[dict[str, Any]], key: list[str]) -> None:
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    insert_or_not = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     # In one order everywhere, so that two writers of the same rows cannot wait for each other in a circle.
     rows = sorted(rows, key=lambda row: tuple(row[k] for k in key))
     for start in range(0, len(rows), _INSERT_ROWS):
-        session.execute(insert(table).on_conflict_do_nothing(index_elements=key), rows[start : start + _INSERT_ROWS])
+        missing = insert_or_not(table).on_conflict_do_nothing(index_elements=key)
+        session.execute(missing, rows[start : start + _INSERT_ROWS])

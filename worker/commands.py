@@ -8,13 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from slicewise.db.engine import Database
-    from slicewise.db.questions import Model
-    from slicewise.worker.settings import Settings
+from slicewise.worker import shell
 
-# Exit status of a command that ran but leaves some input without an outcome.
-_INCOMPLETE = 1
+if TYPE_CHECKING:
+    from slicewise.worker.settings import Settings
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +27,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     worker = commands.add_parser("worker", help="run one worker against the broker and database that are set")
     worker.add_argument("--lanes", default="stat,routine", help="queues to serve (default: %(default)s)")
     worker.add_argument(
-        "--concurrency", type=_positive, default=1, help="processes, each with its own model (default: 1)"
+        "--concurrency", type=shell.positive, default=1, help="processes, each with its own model (default: 1)"
     )
     worker.set_defaults(run=_worker)
 
@@ -43,16 +40,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("submission", "the id that 'submit' printed"),
     ):
         results.add_argument(f"--{name}", help=f"only this: {text}")
-    results.add_argument("--limit", type=_positive, help="at most so many rows")
+    results.add_argument("--limit", type=shell.positive, help="at most so many rows")
     results.add_argument("--all-models", action="store_true", help="every model's answers, not only the current one's")
-    _output_options(results)
+    shell.output_options(results)
     results.set_defaults(run=_results)
 
-    jobs = commands.add_parser("jobs", help="list jobs, and bring dead ones back")
-    jobs.add_argument("--status", choices=("pending", "running", "done", "dead"))
-    jobs.add_argument("--limit", type=_positive, default=50, help="at most so many (default: %(default)s)")
-    jobs.add_argument("--retry-dead", action="store_true", help="let every dead job wait again, with all its attempts")
-    _output_options(jobs)
+    jobs = commands.add_parser("jobs", help="list jobs, newest first")
+    jobs.add_argument("--status", choices=("open", "pending", "running", "done", "dead", "dropped"))
+    jobs.add_argument("--limit", type=shell.positive, default=50, help="at most so many (default: %(default)s)")
+    shell.output_options(jobs)
     jobs.set_defaults(run=_jobs)
 
     model = commands.add_parser("model", help="look at a model bundle")
@@ -78,51 +74,16 @@ def _scan_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, function: Any, text: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
-    _output_options(parser)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, a folder or a zip archive")
+    shell.output_options(parser)
     parser.set_defaults(run=function)
     return parser
-
-
-def _output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to standard output")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("give a whole number of at least 1")
-    return value
-
-
-def _settings() -> Settings:
-    from slicewise.worker.settings import Settings
-
-    return Settings.from_environment()
-
-
-def _database(settings: Settings) -> Database:
-    from slicewise.db.engine import Database
-
-    database = Database(settings.database_url)
-    database.check()
-    return database
-
-
-def _current_model(settings: Settings) -> Model:
-    """Whose answers count, without onnxruntime's start-up: the description is read by it, the hash is not."""
-    from slicewise.db.questions import Model
-    from slicewise.worker.model import session
-
-    loaded = session.load(settings.model, threads=1)
-    return Model(loaded.sha256, loaded.description.preprocess_version)
 
 
 def _run(options: argparse.Namespace) -> int:
     from slicewise.worker import service
 
-    settings = _settings()
+    settings = shell.settings()
     with service.serving(settings) as watch:
         if not watch():
             print(f"slicewise: submitting to the service that runs in {settings.home}", file=sys.stderr)
@@ -130,16 +91,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    settings = _settings()
+    settings = shell.settings()
     if options.wait:
         return _submit_and_wait(settings, options, "submit", lambda: False)
     from slicewise.db.records import Lane
     from slicewise.worker import progress
 
-    submission = progress.submit(settings, _database(settings), options.paths, "submit", Lane(options.lane))
+    submission = progress.submit(settings, shell.database(settings), options.paths, "submit", Lane(options.lane))
     progress.say_not_taken(submission)
     print(f"submission {submission.uid}: {submission.arrivals} files in {len(submission.jobs)} jobs")
-    return _INCOMPLETE if submission.not_taken else 0
+    return shell.INCOMPLETE if submission.not_taken else 0
 
 
 def _submit_and_wait(settings: Settings, options: argparse.Namespace, way: str, watch: Callable[[], object]) -> int:
@@ -147,29 +108,23 @@ def _submit_and_wait(settings: Settings, options: argparse.Namespace, way: str, 
     from slicewise.db.records import Lane
     from slicewise.worker import progress, report
 
-    database, model = _database(settings), _current_model(settings)
+    database, model = shell.database(settings), shell.current_model(settings)
     lane = Lane(getattr(options, "lane", Lane.ROUTINE))
     submission = progress.submit(settings, database, options.paths, way, lane)
     final = progress.wait(database, submission, model, watch)
     with database.reading() as session:
         rows = questions.results(session, model=model, submission=submission.uid)
-        if options.format == "table" and not options.output:
+        if shell.for_people(options):
             report.print_results(list(rows), f"submission {submission.uid}")
         else:
-            report.write(rows, report.RESULT_COLUMNS, _machine_format(options), options.output)
+            report.write(rows, report.RESULT_COLUMNS, shell.machine_format(options), options.output)
     progress.say_not_taken(submission)
     if final.dead:
         print(
             f"slicewise: {final.dead} files have no outcome, their jobs are dead: see 'slicewise jobs --status dead'",
             file=sys.stderr,
         )
-    return _INCOMPLETE if final.dead or submission.not_taken else 0
-
-
-def _machine_format(options: argparse.Namespace) -> str:
-    if options.format != "table":
-        return str(options.format)
-    return "json" if options.output.suffix == ".json" else "csv"
+    return shell.INCOMPLETE if final.dead or submission.not_taken else 0
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -182,7 +137,7 @@ def _up(options: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings, asked_to_stop = _settings(), threading.Event()
+    settings, asked_to_stop = shell.settings(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
     with service.claimed(settings.home) as ours:
@@ -202,8 +157,8 @@ def _worker(options: argparse.Namespace) -> int:
     from slicewise.worker.model import session
     from slicewise.worker.queue import app
 
-    settings = _settings()
-    database = _database(settings)
+    settings = shell.settings()
+    database = shell.database(settings)
     if database.url.get_backend_name() == "sqlite" and not settings.embedded:
         print(
             "slicewise: SQLite serves one host; workers on several need SLICEWISE_DATABASE_URL=postgresql+psycopg://…",
@@ -229,12 +184,12 @@ def _results(options: argparse.Namespace) -> int:
     from slicewise.db import questions
     from slicewise.worker import report
 
-    settings = _settings()
-    database = _database(settings)
+    settings = shell.settings()
+    database = shell.database(settings)
     with database.reading() as session:
         rows = questions.results(
             session,
-            model=None if options.all_models else _current_model(settings),
+            model=None if options.all_models else shell.current_model(settings),
             submission=options.submission,
             status=options.status,
             label=options.label,
@@ -242,10 +197,10 @@ def _results(options: argparse.Namespace) -> int:
             series=options.series,
             limit=options.limit,
         )
-        if options.format == "table" and not options.output:
+        if shell.for_people(options):
             report.print_results(list(rows), "results")
         else:
-            report.write(rows, report.RESULT_COLUMNS, _machine_format(options), options.output)
+            report.write(rows, report.RESULT_COLUMNS, shell.machine_format(options), options.output)
     return 0
 
 
@@ -253,32 +208,21 @@ _JOB_COLUMNS = ("job", "lane", "status", "files", "attempts", "reason", "created
 
 
 def _jobs(options: argparse.Namespace) -> int:
-    from slicewise.db import questions, writes
+    from slicewise.db import questions
     from slicewise.worker import report
 
-    database = _database(_settings())
-    if options.retry_dead:
-        with database.writing() as session:
-            dead = questions.jobs(session, status="dead")
-            revived = sum(writes.revive(session, job["id"]) for job in dead)
-        print(f"{revived} dead jobs wait again; a running worker takes them within half a minute")
-        return 0
+    database = shell.database(shell.settings())
     with database.reading() as session:
         rows = questions.jobs(session, status=options.status, limit=options.limit)
         counts = questions.job_counts(session)
-    if options.format == "table" and not options.output:
-        report.print_table([_short_times(row) for row in rows], _JOB_COLUMNS)
+    if shell.for_people(options):
+        report.print_table([report.short_times(row) for row in rows], _JOB_COLUMNS)
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no jobs yet")
     else:
         report.write(
-            ({c: r[c] for c in _JOB_COLUMNS} for r in rows), _JOB_COLUMNS, _machine_format(options), options.output
+            ({c: r[c] for c in _JOB_COLUMNS} for r in rows), _JOB_COLUMNS, shell.machine_format(options), options.output
         )
     return 0
-
-
-def _short_times(row: dict[str, Any]) -> dict[str, Any]:
-    """Whole seconds: enough for a person."""
-    return {**row, **{k: row[k][:19].replace("T", " ") for k in ("created_at", "finished_at") if row[k]}}
 
 
 def _model_show(options: argparse.Namespace) -> int:
@@ -287,7 +231,7 @@ def _model_show(options: argparse.Namespace) -> int:
 
     from slicewise.worker.model import session
 
-    path = options.bundle or _settings().model
+    path = options.bundle or shell.settings().model
     loaded = session.load(path, threads=1)
     print(json.dumps({"file": str(path), "sha256": loaded.sha256, **asdict(loaded.description)}, indent=1))
     return 0
@@ -296,18 +240,18 @@ def _model_show(options: argparse.Namespace) -> int:
 def _model_verify(options: argparse.Namespace) -> int:
     from slicewise.worker.model import session, verify
 
-    settings = _settings()
+    settings = shell.settings()
     path = options.bundle or settings.model
     findings = verify.check(session.load(path, session.Provider(settings.provider), threads=settings.threads))
     for finding in findings:
         print(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.text}")
-    return 0 if all(finding.passed for finding in findings) else _INCOMPLETE
+    return 0 if all(finding.passed for finding in findings) else shell.INCOMPLETE
 
 
 def _db_upgrade(options: argparse.Namespace) -> int:
     from slicewise.db.engine import Database
 
-    database = Database(_settings().database_url)
+    database = Database(shell.settings().database_url)
     database.upgrade()
     print(f"{database.safe_url} is at schema {database.check()}")
     return 0
@@ -316,6 +260,6 @@ def _db_upgrade(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from slicewise.worker import doctor
 
-    findings = doctor.examine(_settings())
+    findings = doctor.examine(shell.settings())
     doctor.print_findings(findings, options.format)
-    return 0 if all(finding.passed for finding in findings) else _INCOMPLETE
+    return 0 if all(finding.passed for finding in findings) else shell.INCOMPLETE

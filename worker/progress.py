@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from slicewise.db import questions
 from slicewise.db.engine import Database
 from slicewise.db.records import Lane
+from slicewise.worker import shell
 from slicewise.worker.intake import Submission
 from slicewise.worker.intake import submit as take_in
 from slicewise.worker.intake.spool import Spool
@@ -45,6 +46,7 @@ def submit(settings: Settings, database: Database, paths: Sequence[Path], way: s
             spool=Spool(settings.spool),
             ring=app.ring,
             way=way,
+            sender=shell.actor(),
             lane=lane,
             job_files=settings.job_files,
             progress=lambda count: bar.advance(copying, count),

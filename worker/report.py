@@ -136,6 +136,11 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
 
 
+def short_times(row: dict[str, Any]) -> dict[str, Any]:
+    """A job's row with whole seconds: enough for a person."""
+    return {**row, **{k: row[k][:19].replace("T", " ") for k in ("created_at", "finished_at") if row[k]}}
+
+
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     """Print plain rows."""
     from rich.console import Console

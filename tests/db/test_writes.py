@@ -270,8 +270,8 @@ def test_a_dead_job_is_brought_back_with_all_its_attempts(desk):
         desk.claim(job)
         desk.fail(job)
     with desk.database.writing() as session:
-        assert writes.revive(session, job)
-        assert not writes.revive(session, job)
+        assert writes.retry(session, "me")
+        assert not writes.retry(session, "me")
     assert desk.job(job)["finished_at"] is None
     assert desk.claim(job)
     desk.record(job, "a")

@@ -5,16 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 _CHUNK = 1 << 20
-
-
-class NotSpooled(Exception):
-    """A source that could not be taken in; the message says why. Nothing of it was kept."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +35,14 @@ class Spool:
         """Where a content lies, or would lie."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
 
-    def add(self, source: Path) -> Spooled:
-        """Copy a regular file into the spool.
+    def add(self, reading: IO[bytes]) -> Spooled:
+        """Copy everything that can be read from a file object into the spool.
 
         Raises
         ------
-        NotSpooled
-            It is no regular file, cannot be read, or the disk is full.
+        OSError
+            It cannot be read, or the disk is full; nothing of it was kept.
         """
-        try:
-            with self._open(source) as reading:
-                return self._store(reading)
-        except OSError as error:
-            raise NotSpooled(error.strerror or type(error).__name__) from error
-
-    @staticmethod
-    def _open(source: Path) -> BinaryIO:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise NotSpooled("not a regular file")
-        return os.fdopen(descriptor, "rb")
-
-    def _store(self, reading: BinaryIO) -> Spooled:
         self._incoming.mkdir(parents=True, exist_ok=True)
         partial = self._incoming / secrets.token_hex(16)
         digest, size = hashlib.sha256(), 0

@@ -1,8 +1,7 @@
-"""Submitting files and folders: spool, commit, ring."""
+"""Submitting files, folders and archives: spool, commit, ring."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,8 +11,9 @@ from pathlib import Path
 from slicewise.db import writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Content, Lane
-from slicewise.worker.errors import Misconfigured, Retryable
-from slicewise.worker.intake.spool import NotSpooled, Spool
+from slicewise.worker.errors import Retryable
+from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, take, walk
+from slicewise.worker.intake.spool import Spool
 
 # Copies that wait for the disk at the same time: their fsyncs share one journal commit.
 _COPIES = 8
@@ -42,18 +42,21 @@ def submit(
     spool: Spool,
     ring: Bell,
     way: str = "submit",
+    sender: str | None = None,
     lane: Lane = Lane.ROUTINE,
     job_files: int = 256,
     progress: Callable[[int], None] = lambda _count: None,
 ) -> Submission:
-    """Take in files and whole folders.
+    """Take in files, whole folders and zip archives.
 
     A job is rung as soon as it is committed, so that work starts while the rest is still being copied.
 
     Parameters
     ----------
     paths
-        Files and folders; folders are walked in name order, symbolic links to folders are not followed.
+        Files, folders and archives; see `slicewise.worker.intake.sources.walk`.
+    sender
+        Who submits, for the audit: a user and a host.
     progress
         Called with the number of files of each finished job.
 
@@ -62,18 +65,15 @@ def submit(
     Misconfigured
         A path does not exist; nothing has been taken in.
     """
-    roots = [Path(p).absolute() for p in paths]
-    for root in roots:
-        if not root.exists():
-            raise Misconfigured(f"{root} does not exist: give a file or a folder")
+    found = walk(paths)
     submission = Submission(writes.uuid7())
     heard = True
     with ThreadPoolExecutor(_COPIES) as pool:
-        for chunk in _chunks(_walk(roots, submission), job_files):
+        for chunk in _chunks(found, job_files):
             contents = _spooled(chunk, spool, pool, submission)
             if contents:
                 with database.writing() as session:
-                    job = writes.submit(session, contents, way=way, submission=submission.uid, lane=lane)
+                    job = writes.submit(session, contents, way=way, sender=sender, submission=submission.uid, lane=lane)
                 submission.jobs.append(job)
                 submission.arrivals += len(contents)
                 heard = heard and _rung(ring, job, lane)
@@ -89,41 +89,35 @@ def _rung(ring: Bell, job: int, lane: Lane) -> bool:
     return False
 
 
-def _spooled(chunk: Sequence[Path], spool: Spool, pool: ThreadPoolExecutor, submission: Submission) -> list[Content]:
+def _spooled(
+    chunk: Sequence[Source | Skipped], spool: Spool, pool: ThreadPoolExecutor, submission: Submission
+) -> list[Content]:
     contents = []
-    for source, future in [(path, pool.submit(spool.add, path)) for path in chunk]:
+    for source, future in [(one, pool.submit(take, one, spool)) for one in chunk]:
         try:
             stored = future.result()
-        except NotSpooled as error:
-            submission.not_taken.append((str(source), str(error)))
+        except Untakeable as error:
+            submission.not_taken.append((source.name, str(error)))
         else:
-            contents.append(Content(stored.sha256, stored.size_bytes, os.fsencode(source).decode("utf-8", "replace")))
+            contents.append(Content(stored.sha256, stored.size_bytes, source.name))
     return contents
 
 
-def _walk(roots: Iterable[Path], submission: Submission) -> Iterator[Path]:
-    for root in roots:
-        if not root.is_dir():
-            yield root
-            continue
-
-        def unlistable(error: OSError) -> None:
-            submission.not_taken.append((str(error.filename), error.strerror or "cannot be listed"))
-
-        for folder, folders, names in os.walk(root, onerror=unlistable):
-            folders.sort()
-            links = [str(path) for name in folders if (path := Path(folder, name)).is_symlink()]
-            submission.not_taken.extend((link, "a symbolic link to a folder") for link in links)
-            yield from (Path(folder, name) for name in sorted(names))
-
-
-def _chunks(paths: Iterator[Path], most: int) -> Iterator[list[Path]]:
+def _chunks(found: Iterator[Source | Skipped | Cut], most: int) -> Iterator[list[Source | Skipped]]:
     """Cut where the folder changes once a job is half full: a folder is mostly a series."""
-    chunk: list[Path] = []
-    for path in paths:
-        if len(chunk) >= most or (len(chunk) >= most / 2 and path.parent != chunk[-1].parent):
+    chunk: list[Source | Skipped] = []
+    folder = ""
+    for one in found:
+        if isinstance(one, Cut):
+            if chunk:
+                yield chunk
+            chunk = []
+            continue
+        changed = isinstance(one, Source) and one.folder != folder
+        if len(chunk) >= most or (len(chunk) >= most / 2 and changed):
             yield chunk
             chunk = []
-        chunk.append(path)
+        chunk.append(one)
+        folder = one.folder if isinstance(one, Source) else folder
     if chunk:
         yield chunk

@@ -99,9 +99,14 @@ def ring(job_id: int, lane: Lane) -> None:
 
 
 def sweep(settings: Settings) -> int:
-    """Ring every job that waits unheard or whose worker is gone; how many."""
+    """Close jobs that have been quiet, and ring every one that waits unheard or whose worker is gone; how many."""
     database = Database(settings.database_url)
     try:
+        with database.reading() as session:
+            quiet = questions.quiet_jobs(session)
+        if quiet:
+            with database.writing() as session:
+                writes.close(session)
         with database.reading() as session:
             gone = owner.abandoned(questions.lease_owners(session))
             due = writes.due(session, _SILENT_SECONDS, gone)

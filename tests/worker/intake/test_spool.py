@@ -14,7 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slicewise.worker.intake.spool import NotSpooled, Spool
+from slicewise.worker.intake.sources import Source, Untakeable, open_regular, take
+from slicewise.worker.intake.spool import Spool
+
+
+def add(spool, path):
+    return take(Source("", "", lambda: open_regular(path)), spool)
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def files_in(folder):
 
 def test_a_content_lies_under_its_hash(spool, tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
-    stored = spool.add(tmp_path / "a")
+    stored = add(spool, tmp_path / "a")
     assert stored.sha256 == hashlib.sha256(b"x" * 3_000_000).hexdigest()
     assert stored.size_bytes == 3_000_000
     assert spool.path(stored.sha256).read_bytes() == b"x" * 3_000_000
@@ -37,21 +42,21 @@ def test_a_content_lies_under_its_hash(spool, tmp_path):
 
 def test_an_empty_file_is_a_content(spool, tmp_path):
     (tmp_path / "a").touch()
-    assert spool.add(tmp_path / "a").size_bytes == 0
+    assert add(spool, tmp_path / "a").size_bytes == 0
     assert len(files_in(tmp_path / "spool")) == 1
 
 
 def test_the_same_content_is_kept_once(spool, tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(b"the same")
-    assert spool.add(tmp_path / "a") == spool.add(tmp_path / "b") == spool.add(tmp_path / "a")
+    assert add(spool, tmp_path / "a") == add(spool, tmp_path / "b") == add(spool, tmp_path / "a")
     assert len(files_in(tmp_path / "spool")) == 1
 
 
 def test_the_same_content_from_many_sides_at_once_is_kept_once(spool, tmp_path):
     (tmp_path / "a").write_bytes(b"the same" * 100_000)
     with ThreadPoolExecutor(8) as pool:
-        stored = set(pool.map(lambda _: spool.add(tmp_path / "a"), range(40)))
+        stored = set(pool.map(lambda _: add(spool, tmp_path / "a"), range(40)))
     assert len(stored) == 1
     (kept,) = files_in(tmp_path / "spool")
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == kept.name
@@ -64,8 +69,8 @@ def test_what_is_no_regular_file_is_refused_without_waiting(spool, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "socket"))
     for name in ("fifo", "folder", "socket", "/dev/zero"):
-        with pytest.raises(NotSpooled, match=r"not a regular file|No such device"):
-            spool.add(tmp_path / name)
+        with pytest.raises(Untakeable, match=r"not a regular file|No such device"):
+            add(spool, tmp_path / name)
     listener.close()
     assert files_in(tmp_path / "spool") == []
 
@@ -74,32 +79,33 @@ def test_what_cannot_be_read_is_refused(spool, tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name, says in (("loop", "symbolic links"), ("dangling", "No such file"), ("nowhere", "No such file")):
-        with pytest.raises(NotSpooled, match=says):
-            spool.add(tmp_path / name)
+        with pytest.raises(Untakeable, match=says):
+            add(spool, tmp_path / name)
 
 
 def test_what_breaks_while_it_is_read_leaves_nothing(spool, tmp_path):
     """A process's own memory opens and stats as a regular file, and fails at the first read."""
-    with pytest.raises(NotSpooled, match="Input/output error"):
-        spool.add(f"/proc/{os.getpid()}/mem")
+    with pytest.raises(Untakeable, match="Input/output error"):
+        add(spool, f"/proc/{os.getpid()}/mem")
     assert files_in(tmp_path / "spool") == []
 
 
 def test_a_spool_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotSpooled, match=r"Not a directory|File exists"):
-        Spool(tmp_path / "file").add(tmp_path / "file")
+    with pytest.raises(Untakeable, match=r"Not a directory|File exists"):
+        add(Spool(tmp_path / "file"), tmp_path / "file")
 
 
 _FULL = """
 import resource, signal, sys
 from pathlib import Path
-from slicewise.worker.intake.spool import NotSpooled, Spool
+from slicewise.worker.intake.sources import Source, Untakeable, open_regular, take
+from slicewise.worker.intake.spool import Spool
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    Spool(Path(sys.argv[1])).add(Path(sys.argv[2]))
-except NotSpooled as error:
+    take(Source("", "", lambda: open_regular(sys.argv[2])), Spool(Path(sys.argv[1])))
+except Untakeable as error:
     print(error)
 """
 
@@ -117,7 +123,7 @@ _COPIES = """
 import sys
 from pathlib import Path
 from slicewise.worker.intake.spool import Spool
-Spool(Path(sys.argv[1])).add(Path(sys.argv[2]))
+Spool(Path(sys.argv[1])).add(open(sys.argv[2], "rb"))
 """
 
 
@@ -147,7 +153,7 @@ def test_no_name_from_outside_reaches_the_spool(tmp_path_factory, name):
     source = os.path.join(os.fsencode(folder), name)  # noqa: PTH118
     with open(source, "wb") as writing:  # noqa: PTH123
         writing.write(b"content")
-    stored = Spool(folder / "spool").add(os.fsdecode(source))
+    stored = add(Spool(folder / "spool"), os.fsdecode(source))
     assert [path.relative_to(folder / "spool").parts for path in files_in(folder / "spool")] == [
         (stored.sha256[:2], stored.sha256[2:4], stored.sha256)
     ]

@@ -216,7 +216,7 @@ def test_a_job_that_breaks_waits_with_its_reason_and_is_dead_in_the_end(
             assert found["reason"].startswith("KeyError in test_work.py:")
         assert worker.on_job(job) == []
     with shop.database.writing() as session:
-        assert writes.revive(session, job)
+        assert writes.retry(session, "me")
     worker.on_job(job)
     assert shop.job(job)["status"] == "done"
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_away_fails_its_job_and_no_neighbour(shop, write_study, t
     assert shop.count() == 2
     (tmp_path / "away").rename(lost)
     with shop.database.writing() as session:
-        writes.revive(session, job)
+        writes.retry(session, "me")
     worker.on_job(job)
     assert shop.job(job)["status"] == "done"
     assert shop.count() == 3

@@ -1,0 +1,95 @@
+"""Files against the database: where does each of them stand. Reads the files, changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from slicewise.db import accounting
+from slicewise.db.accounting import Standing, State
+from slicewise.db.engine import Database
+from slicewise.db.questions import Model
+from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, walk
+
+# Files hashed between two questions to the database.
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file and where it stands."""
+
+    source: str
+    content_sha256: str | None
+    state: State
+    detail: str | None
+    since: datetime | None
+
+
+def reconcile(
+    paths: Iterable[Path], database: Database, model: Model, progress: Callable[[int], None] = lambda _count: None
+) -> Iterator[Item]:
+    """Ask for every file below some paths whether it has an outcome.
+
+    Files are found as `slicewise.worker.intake.submit` finds them and compared by their content, so that a file may
+    have come by any way and under any name. What cannot be taken in (a device, a damaged archive) is refused.
+
+    Parameters
+    ----------
+    progress
+        Called with the number of files that have been looked up.
+    """
+    part: list[tuple[str, str | Untakeable]] = []
+    for one in walk(paths):
+        if not isinstance(one, Cut):
+            part.append((one.name, _sha256(one)))
+        if len(part) >= _AT_ONCE or (isinstance(one, Cut) and part):
+            yield from _looked_up(part, database, model)
+            progress(len(part))
+            part = []
+    yield from _looked_up(part, database, model)
+    progress(len(part))
+
+
+def _sha256(one: Source | Skipped) -> str | Untakeable:
+    if isinstance(one, Skipped):
+        return Untakeable(one.reason)
+    try:
+        with one.open() as reading:
+            return hashlib.file_digest(reading, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        return Untakeable(error.strerror or type(error).__name__)
+    except Untakeable as error:
+        return error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        return Untakeable(f"damaged in its archive ({type(error).__name__})")
+
+
+def _looked_up(part: list[tuple[str, str | Untakeable]], database: Database, model: Model) -> Iterator[Item]:
+    with database.reading() as session:
+        contents = [content for _, content in part if isinstance(content, str)]
+        standings = accounting.standings(session, contents, model)
+    for name, content in part:
+        if isinstance(content, Untakeable):
+            yield Item(name, None, State.REFUSED, f"it cannot be taken in: {content}", None)
+        else:
+            standing: Standing = standings[content]
+            yield Item(name, content, standing.state, standing.detail, standing.since)
+
+
+EXIT_MISSING, EXIT_DEAD, EXIT_WAITING = 1, 3, 4
+
+
+def exit_status(states: Counter[State]) -> int:
+    """0 where every file has its outcome, else what a person has to look at first."""
+    if states[State.MISSING]:
+        return EXIT_MISSING
+    if states[State.DEAD] or states[State.DROPPED]:
+        return EXIT_DEAD
+    return EXIT_WAITING if states[State.WAITING] else 0

@@ -1,0 +1,78 @@
+"""What the commands share: settings, database, options, and who is asking. Importing this is cheap."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slicewise.db.engine import Database
+    from slicewise.db.questions import Model
+    from slicewise.worker.settings import Settings
+
+INCOMPLETE = 1
+"""Exit status of a command that ran but leaves some input without an outcome."""
+
+
+def settings() -> Settings:
+    """The settings of this process."""
+    from slicewise.worker.settings import Settings
+
+    return Settings.from_environment()
+
+
+def database(chosen: Settings) -> Database:
+    """The database that is set, at the schema this slicewise needs."""
+    from slicewise.db.engine import Database
+
+    opened = Database(chosen.database_url)
+    opened.check()
+    return opened
+
+
+def current_model(chosen: Settings) -> Model:
+    """Whose answers count: the bundle that serves."""
+    from slicewise.db.questions import Model
+    from slicewise.worker.model import session
+
+    loaded = session.load(chosen.model, threads=1)
+    return Model(loaded.sha256, loaded.description.preprocess_version)
+
+
+def actor() -> str:
+    """Who is at this terminal, for the audit: user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no entry in the password database, as in many containers
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def output_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--format`` and ``--output``."""
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to standard output")
+
+
+def for_people(options: argparse.Namespace) -> bool:
+    """Whether the answer goes to a terminal, as a table."""
+    return options.format == "table" and not options.output
+
+
+def machine_format(options: argparse.Namespace) -> str:
+    """``json`` or ``csv``: what was asked for, or what the name of the file says."""
+    if options.format != "table":
+        return str(options.format)
+    return "json" if options.output.suffix == ".json" else "csv"
+
+
+def positive(text: str) -> int:
+    """Type of an option: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a whole number of at least 1")
+    return value
