@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from slicewise.db.models import Arrival, Attempt, Audit, Instance, Job, Result
@@ -109,14 +109,14 @@ def _unanswered(session: Session, contents: Sequence[str]) -> dict[str, Standing
 def contents_named(session: Session, name: str) -> list[str]:
     """Contents (SHA-256) that go by a SHA-256, a SOP Instance UID or the id of a job, in the order of arrival."""
     asked = (
-        select(Instance.id, Instance.content_sha256)
+        select(Instance.content_sha256)
         .join(Arrival, Arrival.instance_id == Instance.id)
         .join(Job, Job.id == Arrival.job_id)
         .where(or_(Instance.content_sha256 == name, Instance.sop_instance_uid == name, Job.uid == name))
-        .distinct()
-        .order_by(Instance.id)
+        .group_by(Instance.content_sha256)
+        .order_by(func.min(Arrival.id))
     )
-    return [content for _, content in session.execute(asked)]
+    return list(session.scalars(asked))
 
 
 def timeline(session: Session, content: str) -> list[Event]:

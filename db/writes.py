@@ -11,7 +11,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, insert, literal, or_, select, update
@@ -150,7 +150,7 @@ def claim(session: Session, job_id: int, owner: str, seconds: float, abandoned: 
     at = now(session)
     free = and_(Job.id == job_id, _free(at, abandoned))
     dead = update(Job).where(free, Job.attempts >= MAX_ATTEMPTS)
-    _end_attempt(session, job_id, None, AttemptOutcome.DIED, free)
+    _end_attempt(session, job_id, at, AttemptOutcome.DIED, condition=free)
     died = session.execute(
         dead.values(
             status=JobStatus.DEAD,
@@ -241,12 +241,13 @@ def finish(session: Session, job_id: int, owner: str) -> None:
     LeaseLost
         Another worker holds it now.
     """
+    at = now(session)
     done = _held(job_id, owner).values(
-        status=JobStatus.DONE, lease_owner=None, lease_until=None, finished_at=now(session), reason=None
+        status=JobStatus.DONE, lease_owner=None, lease_until=None, finished_at=at, reason=None
     )
     if not _changed(session.execute(done)):
         raise LeaseLost(f"job {job_id} is no longer held by this worker")
-    _end_attempt(session, job_id, owner, AttemptOutcome.DONE)
+    _end_attempt(session, job_id, at, AttemptOutcome.DONE, owner=owner)
 
 
 def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
@@ -254,23 +255,24 @@ def fail(session: Session, job_id: int, owner: str, reason: str) -> None:
 
     No error if the lease is lost: another worker has taken the job, and decides.
     """
-    _end_attempt(session, job_id, owner, AttemptOutcome.FAILED, reason=reason)
+    at = now(session)
+    _end_attempt(session, job_id, at, AttemptOutcome.FAILED, owner=owner, reason=reason)
     session.execute(
         _held(job_id, owner)
         .where(Job.attempts >= MAX_ATTEMPTS)
-        .values(status=JobStatus.DEAD, lease_owner=None, lease_until=None, finished_at=now(session), reason=reason)
+        .values(status=JobStatus.DEAD, lease_owner=None, lease_until=None, finished_at=at, reason=reason)
     )
     session.execute(
         # As if it had just been rung, so that it rests before the next attempt.
         _held(job_id, owner).values(
-            status=JobStatus.PENDING, lease_owner=None, lease_until=None, reason=reason, rung_at=now(session)
+            status=JobStatus.PENDING, lease_owner=None, lease_until=None, reason=reason, rung_at=at
         )
     )
 
 
 def release(session: Session, job_id: int, owner: str) -> None:
     """Hand back a job that was interrupted through no fault of its own: the attempt does not count."""
-    _end_attempt(session, job_id, owner, AttemptOutcome.HANDED_BACK)
+    _end_attempt(session, job_id, now(session), AttemptOutcome.HANDED_BACK, owner=owner)
     session.execute(
         _held(job_id, owner).values(
             status=JobStatus.PENDING, lease_owner=None, lease_until=None, attempts=Job.attempts - 1
@@ -336,19 +338,20 @@ def _held(job_id: int, owner: str) -> Any:
 def _end_attempt(
     session: Session,
     job_id: int,
-    owner: str | None,
+    at: datetime,
     outcome: AttemptOutcome,
-    condition: ColumnElement[bool] | None = None,
     *,
+    owner: str | None = None,
+    condition: ColumnElement[bool] | None = None,
     reason: str | None = None,
 ) -> None:
-    """Note how the attempt that lasts has ended: an owner's own, or (None) whoever's, where the job is as given."""
+    """Note how the attempt that lasts has ended: an owner's own, or whoever's where the job is as `condition` says."""
     lasting = update(Attempt).where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
     if owner is not None:
         lasting = lasting.where(Attempt.owner == owner)
     if condition is not None:
         lasting = lasting.where(exists().where(condition))
-    session.execute(lasting.values(ended_at=now(session), outcome=outcome, reason=reason))
+    session.execute(lasting.values(ended_at=at, outcome=outcome, reason=reason))
 
 
 def _changed(result: Any) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slicewise.db.reasons import RefusalReason
-from slicewise.worker import pipeline, report, sample
+from slicewise.worker import accounting, pipeline, report, sample
 from slicewise.worker.cli import EXIT_CONFIGURATION, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_USAGE
 from slicewise.worker.errors import Misconfigured, Refused
 from slicewise.worker.settings import PREFIX, Settings
@@ -153,9 +153,15 @@ def test_every_call_shown_is_understood(page, call):
     COMMANDS[name].parse_args(words[name.count(" ") + 1 :])
 
 
+def statuses(text: str) -> set[int]:
+    return {int(row[0]) for row in rows(text) if row[0].isdigit()}
+
+
 def test_the_exit_codes_documented_are_those_of_the_command():
-    written = {int(row[0]) for row in rows((DOCS / "commands.md").read_text()) if row[0].isdigit()}
-    assert written == {0, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_CONFIGURATION, EXIT_INTERRUPTED}
+    general = (DOCS / "commands.md").read_text().partition("\n## run\n")[0]
+    assert statuses(general) == {0, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_CONFIGURATION, EXIT_INTERRUPTED}
+    own = {0, accounting.EXIT_MISSING, accounting.EXIT_DEAD, accounting.EXIT_WAITING}
+    assert statuses(sections()["reconcile"]) == own
 
 
 def test_the_json_shown_has_the_keys_of_a_result():

@@ -121,7 +121,7 @@ def _submit_and_wait(settings: Settings, options: argparse.Namespace, way: str, 
     progress.say_not_taken(submission)
     if final.dead:
         print(
-            f"slicewise: {final.dead} files have no outcome, their jobs are dead: see 'slicewise jobs --status dead'",
+            f"slicewise: {final.dead} files have no outcome, their jobs are dead: see 'slicewise dead list'",
             file=sys.stderr,
         )
     return shell.INCOMPLETE if final.dead or submission.not_taken else 0
