@@ -87,8 +87,12 @@ class Database:
         Raises
         ------
         DatabaseError
-            It does not answer, or its schema is not the newest.
+            It does not exist, does not answer, or its schema is not the newest.
         """
+        file = self.url.database if self.url.get_backend_name() == "sqlite" else None
+        if file and not Path(file).exists():
+            # Not asked: the question would make an empty one.
+            raise DatabaseError(f"there is no database at {self.safe_url} yet: 'slicewise db upgrade' or 'up' makes it")
         wanted = ScriptDirectory.from_config(_alembic(None)).get_current_head()
         with self._answering(), self.engine.connect() as connection:
             found = MigrationContext.configure(connection).get_current_revision()

@@ -100,6 +100,13 @@ def test_a_schema_that_is_missing_names_the_remedy(empty_url, opened):
             database.check()
 
 
+def test_a_database_that_is_not_there_names_the_remedy_and_is_not_made_by_asking(tmp_path, opened):
+    remedy = "'slicewise db upgrade' or 'up' makes it"
+    with opened(f"sqlite:///{tmp_path / 'none.sqlite3'}") as database, pytest.raises(DatabaseError, match=remedy):
+        database.check()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_schema_of_another_version_names_the_remedy(own):
     with own.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))

@@ -239,7 +239,8 @@ def test_a_second_up_says_who_serves(up, slicewise):
 
 def test_a_job_whose_bell_was_never_rung_is_found(up, write_dicom, tmp_path, wait_until):
     """The submitter died between its commit and the bell."""
-    stored = Spool(up.settings.spool).add(write_dicom(tmp_path / "a.dcm", seed=2000))
+    with write_dicom(tmp_path / "a.dcm", seed=2000).open("rb") as reading:
+        stored = Spool(up.settings.spool).add(reading)
     with up.database.writing() as session:
         content = Content(stored.sha256, stored.size_bytes, "/scans/a.dcm")
         writes.submit(session, [content], way="submit", submission="silent")
