@@ -114,10 +114,13 @@ def test_a_schema_of_another_version_names_the_remedy(own):
         own.check()
 
 
-@pytest.mark.parametrize("action", ["check", "upgrade"])
 @pytest.mark.parametrize(
-    "url",
-    ["postgresql+psycopg://reader:secret@/x?host=/nowhere", "sqlite:////proc/nowhere/x.sqlite3"],
+    ("url", "action"),
+    [
+        ("postgresql+psycopg://reader:secret@/x?host=/nowhere", "check"),
+        ("postgresql+psycopg://reader:secret@/x?host=/nowhere", "upgrade"),
+        ("sqlite:////proc/nowhere/x.sqlite3", "upgrade"),
+    ],
 )
 def test_a_database_that_does_not_answer_says_so_without_its_password(url, action, opened):
     with opened(url) as database, pytest.raises(DatabaseError, match="does not answer") as caught:
