@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from slicewise.db.engine import now
-from slicewise.db.models import Arrival, Instance, Job, Result
+from slicewise.db.models import Arrival, Attempt, Instance, Job, Result
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, JobStatus
 
 
@@ -84,6 +85,21 @@ def quiet_jobs(session: Session) -> int:
     """How many open jobs have been quiet for long enough to be closed."""
     quiet = select(func.count()).where(Job.status == JobStatus.OPEN, Job.open_until < now(session))
     return session.scalar(quiet) or 0
+
+
+def unheard(session: Session, seconds: float) -> int:
+    """How many jobs have waited for so long, though no worker anywhere is at work.
+
+    A worker that lives takes what is rung, or is busy; where neither happens, its connection to the broker has stalled.
+    """
+    at = now(session)
+    if session.scalar(select(exists().where(Job.status == JobStatus.RUNNING, Job.lease_until > at))):
+        return 0
+    long_ago = at - timedelta(seconds=seconds)
+    last_claim = session.scalar(select(Attempt.started_at).order_by(Attempt.id.desc()).limit(1))
+    if last_claim and last_claim > long_ago:
+        return 0
+    return session.scalar(select(func.count()).where(Job.status == JobStatus.PENDING, Job.created_at < long_ago)) or 0
 
 
 def progress(session: Session, submission: str, model: Model) -> Progress:

@@ -14,7 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from slicewise.db import questions
 from slicewise.db.engine import Database
+from slicewise.db.errors import DatabaseError
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.queue import child, embedded
 from slicewise.worker.settings import Settings
@@ -27,6 +29,9 @@ _RESTART_SECONDS = 1.0
 # A worker that dies this often without living this long has something wrong that a restart does not mend.
 _MOST_QUICK_DEATHS = 5
 _QUICK_SECONDS = 10.0
+
+# A job is rung every 20 seconds while nobody takes it, and a network is loaded in less: so long a silence is a stall.
+_STALLED_SECONDS = 120.0
 
 
 @contextmanager
@@ -85,6 +90,7 @@ class Service:
         self._worker_log: IO[bytes] | None = None
         self._started = 0.0
         self._quick_deaths = 0
+        self._listened = 0.0
         self._stack = ExitStack()
 
     def __enter__(self) -> Service:
@@ -102,7 +108,7 @@ class Service:
         self._stack.close()
 
     def watch(self) -> None:
-        """Start again whatever has died; call it now and then.
+        """Start again whatever has died or hangs; call it now and then.
 
         Raises
         ------
@@ -123,6 +129,28 @@ class Service:
                 raise Misconfigured(f"the worker does not stay up: see {self._settings.logs / 'worker.log'}")
             log.warning("the worker ended with %s: starting it again", self._worker.returncode)
             time.sleep(_RESTART_SECONDS)
+            self._start_worker()
+        self._restart_a_stalled_worker()
+
+    def _restart_a_stalled_worker(self) -> None:
+        """A worker whose connection to the broker hangs looks alive; that its jobs wait unheard tells."""
+        now = time.monotonic()
+        if now - self._listened < _STALLED_SECONDS / 6 or now - self._started < _STALLED_SECONDS:
+            return
+        self._listened = now
+        database = Database(self._settings.database_url)
+        try:
+            with database.reading() as session:
+                unheard = questions.unheard(session, _STALLED_SECONDS)
+        except DatabaseError as error:
+            # Without the database no worker can work either: a new one would not help.
+            log.warning("%s", error)
+            return
+        finally:
+            database.close()
+        if unheard:
+            log.warning("%d jobs wait and the worker takes none: starting it again", unheard)
+            self._end(self._worker)
             self._start_worker()
 
     def _start_redis(self) -> None:

@@ -241,3 +241,24 @@ def test_each_arrival_puts_the_close_off(desk, collect):
     collect("b", job, quiet=60)
     with desk.database.writing() as session:
         assert writes.close(session) == []
+
+
+# --- a worker that hangs ---------------------------------------------------------------------------------------
+
+
+def test_jobs_are_unheard_only_where_nobody_is_at_work(desk):
+    def unheard(seconds=-1):
+        with desk.database.reading() as session:
+            return questions.unheard(session, seconds)
+
+    assert unheard() == 0
+    first, second = desk.submit("a"), desk.submit("b")
+    assert (unheard(), unheard(60)) == (2, 0)
+    desk.claim(first)
+    assert unheard() == 0
+    desk.fail(first)
+    assert (unheard(), unheard(60)) == (2, 0)
+    for job in (first, second):
+        desk.claim(job)
+        desk.finish(job)
+    assert unheard() == 0

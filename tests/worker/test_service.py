@@ -10,14 +10,17 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 import redis
 
 from slicewise.db import questions
+from slicewise.db.engine import Database
 from slicewise.worker import service
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.intake import submit
+from slicewise.worker.intake.spool import Spool
 from slicewise.worker.queue import embedded
 from slicewise.worker.service import Service, claimed
 
@@ -160,6 +163,28 @@ def test_whatever_dies_is_started_again(quick, settings, processes, wait_until, 
         running.watch()
         assert embedded.answers(settings.broker_url)
         wait_until(lambda: len(processes()) == 3)
+    assert processes() == {}
+
+
+def test_a_worker_that_hangs_is_started_again(
+    quick, settings, processes, wait_until, monkeypatch, write_study, tmp_path
+):
+    """Stopped, it is alive for the kernel and for Redis, and takes nothing."""
+    monkeypatch.setattr(service, "_STALLED_SECONDS", 15.0)
+    monkeypatch.setattr(service, "_STOP_SECONDS", 1.0)
+    with Service(settings) as running, closing(Database(settings.database_url)) as database:
+        wait_until(lambda: len(processes()) == 3)
+        for number, command in processes().items():
+            if "redis" not in command:
+                os.kill(number, signal.SIGSTOP)
+        submit([write_study(tmp_path / "s", 3)], database=database, spool=Spool(settings.spool), ring=lambda *_: None)
+
+        def done():
+            running.watch()
+            with database.reading() as session:
+                return questions.job_counts(session) == {"done": 1}
+
+        wait_until(done)
     assert processes() == {}
 
 
