@@ -10,7 +10,7 @@ FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PROVIDER_gpu := cuda
 PROVIDER_cpu := cpu
 
-.PHONY: help run test check format bench deploy-check lock clean
+.PHONY: help run test check format bench chaos deploy-check lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ format: $(VENV)/.dev  ## put every file into the house's form
 
 bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict, side by side
 	$(BIN)/python -m tests.bench.throughput
+
+chaos: $(VENV)/.dev  ## kill at random for an hour or more: CHAOS_KILLS=1000 CHAOS_SEED=1
+	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s tests/chaos
 
 deploy-check:  ## lint the Dockerfiles, the compose file and the unit (needs npm and systemd)
 	deploy/check.sh

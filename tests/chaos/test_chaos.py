@@ -1,0 +1,170 @@
+"""Whatever is killed and whenever: every file that was sent has exactly one outcome, and the right one.
+
+``CHAOS_KILLS`` sets how many processes are killed and ``CHAOS_SEED`` the seed; ``make chaos`` is the long run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from slicewise.db import questions
+from slicewise.db.models import Arrival, Result
+from slicewise.worker import pipeline
+from slicewise.worker.model import session as model_session
+from tests.chaos.world import Part, World, until_it_works
+
+KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
+SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
+
+pytestmark = pytest.mark.timeout(600 + 20 * KILLS)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def world(request, tmp_path_factory, small_model):
+    home = tmp_path_factory.mktemp("c")
+    environment = {
+        **os.environ,
+        "SLICEWISE_HOME": str(home),
+        "SLICEWISE_MODEL": str(small_model),
+        "SLICEWISE_JOB_FILES": "8",
+    }
+    made = World(environment, home, SEED)
+    if request.param == "postgresql":
+        server = request.getfixturevalue("own_postgres")
+        environment["SLICEWISE_DATABASE_URL"] = server.make()
+        made.parts.append(Part("postgres", lambda: server.start() or server.server, server.server))
+    subprocess.run([sys.executable, "-m", "slicewise.worker.cli", "db", "upgrade"], env=environment, check=True)
+    made.add("up", "up")
+    return made
+
+
+@pytest.fixture
+def files(write_dicom, write_jpeg, tmp_path):
+    """Makes distinct files, as many as are wanted: most are slices, every seventh has to be refused."""
+    numbers = iter(range(10**6))
+
+    def make(count):
+        made = []
+        for _ in range(count):
+            n = next(numbers)
+            path = tmp_path / "sent" / f"{n:05}"
+            if n % 7 == 6:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"no scan, number {n}")
+            else:
+                (write_jpeg if n % 5 == 4 else write_dicom)(path, seed=SEED + n)
+            made.append(path)
+        return made
+
+    return make
+
+
+def submitter(world, files, over, sent):
+    """A person at a terminal, who tries again until the command says that all is well."""
+    while not over.is_set():
+        batch = files(12)
+        until_it_works(lambda batch=batch: world.command("submit", *batch))
+        sent.extend(batch)
+
+
+def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, small_model, tmp_path):
+    print(f"chaos: {KILLS} kills, seed {SEED}")
+    over, sent, broken = threading.Event(), [], []
+    feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in (submitter,)]
+    with world.alive():
+        world.kill_at_random(KILLS, (0.2, 2.5), _victims(world))
+        over.set()
+        for feeder in feeders:
+            feeder.join()
+        assert not broken, broken
+        with opened(
+            world.environment.get("SLICEWISE_DATABASE_URL") or f"sqlite:///{world.home}/slicewise.sqlite3"
+        ) as database:
+            retried = _drain(world, database)
+            reconciled = _reconcile(world, tmp_path / "sent")
+            with database.reading() as session:
+                rows = list(questions.results(session))
+                counted = session.scalar(select(func.count()).select_from(Result))
+                arrivals = session.scalar(select(func.count()).select_from(Arrival))
+    print(f"chaos: {dict(world.kills)}; {len(sent)} files, {arrivals} arrivals, {retried} jobs retried by hand")
+    assert Counter(row["state"] for row in reconciled).keys() <= {"labelled", "refused"}
+    assert len(reconciled) == len(sent)
+    # One outcome each, no more and no less, and that of an undisturbed run.
+    assert counted == len(rows) == len(sent)
+    assert {row["content_sha256"]: _told(row) for row in rows} == _undisturbed(small_model, sent)
+
+
+def _victims(world):
+    """What is killed: a kind of process each time, every kind as often."""
+    victims = {kind: (lambda kind=kind: world.of(kind)) for kind in ("up", "worker", "redis", "submit")}
+    for part in world.parts:
+        if part.name == "postgres":
+            victims[part.name] = lambda part=part: [part.process.pid]
+    return victims
+
+
+def _thread(work, broken):
+    def guarded():
+        try:
+            work()
+        except BaseException as error:
+            broken.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    return thread
+
+
+def _drain(world, database, seconds=300):
+    """Wait until no job waits; dead ones are brought back, as an operator would. How many were."""
+    retried, deadline = 0, time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with database.reading() as session:
+            counts = questions.job_counts(session)
+        if not counts.keys() - {"done", "dropped"}:
+            return retried
+        if counts.get("dead"):
+            retried += counts["dead"]
+            until_it_works(lambda: world.command("dead", "retry", "--all"))
+        time.sleep(0.5)
+    raise AssertionError(
+        f"jobs are left after {seconds} s: {counts}; {(world.home / 'logs/worker.log').read_text()[-3000:]}"
+    )
+
+
+def _reconcile(world, folder):
+    words = [sys.executable, "-m", "slicewise.worker.cli", "reconcile", folder, "--format", "json"]
+    done = subprocess.run(words, env=world.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    return json.loads(done.stdout)
+
+
+def _told(row):
+    return row["status"], row["label"], row["reason"], row["probabilities"]
+
+
+def _undisturbed(bundle, sent):
+    model = model_session.load(bundle)
+    assessed = pipeline.assess(model, ((path, path) for path in sent))
+    return {_sha256(path): _of(answer) for path, _, (answer,) in assessed}
+
+
+def _of(answer):
+    return str(answer.status), answer.label, answer.reason and str(answer.reason), answer.probabilities
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
