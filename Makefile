@@ -10,7 +10,7 @@ FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PROVIDER_gpu := cuda
 PROVIDER_cpu := cpu
 
-.PHONY: help run test check format bench chaos deploy-check lock clean
+.PHONY: help run dev test check format bench chaos deploy-check lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,8 @@ run: $(VENV)/.worker-$(FLAVOUR)  ## score the sample study, or make run SCANS=pa
 
 test: $(VENV)/.dev  ## install what the tests need, then run all of them
 	$(BIN)/python -m pytest
+
+dev: $(VENV)/.dev  ## install what training, exporting and the tests need
 
 check: $(VENV)/.dev  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -35,15 +35,19 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a submission is, in arrivals; `dead` counts those whose job ended without an answer of this model."""
+    """How far a submission is, in arrivals; `dead` counts those whose job ended without an answer of this model.
+
+    `jobs` counts its jobs that have not ended: where every answer stood before, they still have to be closed.
+    """
 
     arrivals: int
     answered: int
     dead: int
+    jobs: int = 0
 
     @property
     def finished(self) -> bool:
-        return self.answered + self.dead >= self.arrivals
+        return self.answered + self.dead >= self.arrivals and not self.jobs
 
 
 def unanswered(session: Session, job_id: int, model: Model) -> list[Waiting]:
@@ -110,7 +114,10 @@ def progress(session: Session, submission: str, model: Model) -> Progress:
         Job.status.in_((JobStatus.DEAD, JobStatus.DONE, JobStatus.DROPPED)), ~_answered(model)
     )
     answered = mine.join(Instance, Instance.id == Arrival.instance_id).where(_answered(model))
-    return Progress(*(session.scalar(question) or 0 for question in (mine, answered, given_up)))
+    going_on = select(func.count()).where(
+        Job.submission == submission, Job.status.in_((JobStatus.OPEN, JobStatus.PENDING, JobStatus.RUNNING))
+    )
+    return Progress(*(session.scalar(question) or 0 for question in (mine, answered, given_up, going_on)))
 
 
 def results(
@@ -169,6 +176,7 @@ def jobs(
     asked = select(
         Job.id,
         Job.uid.label("job"),
+        Job.submission,
         Job.lane,
         Job.status,
         arrivals.label("files"),
@@ -185,6 +193,11 @@ def jobs(
         {**row, **{k: row[k].isoformat() if row[k] else None for k in ("created_at", "finished_at")}}
         for row in session.execute(asked.order_by(Job.id.desc()).limit(limit)).mappings()
     ]
+
+
+def submission_exists(session: Session, submission: str) -> bool:
+    """Whether any job belongs to it."""
+    return bool(session.scalar(select(exists().where(Job.submission == submission))))
 
 
 def unknown_jobs(session: Session, uids: Sequence[str]) -> list[str]:

@@ -53,7 +53,8 @@ def _remedy() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Misconfigured(f"{error.name} is not installed: pip install 'slicewise[train]'") from error
+        remedy = "'make dev' in a checkout, else pip install 'slicewise[train]'"
+        raise Misconfigured(f"{error.name} is not installed: {remedy}") from error
 
 
 @contextmanager

@@ -64,6 +64,20 @@ class Run:
         return recorded
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder to write into, with those above it.
+
+    Raises
+    ------
+    Misconfigured
+        It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be made ({error.strerror}): give another folder") from error
+
+
 def write_json(path: Path, value: object) -> None:
     """Write readable JSON in one step: never half a file."""
     partial = path.with_name(path.name + ".partial")

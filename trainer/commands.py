@@ -65,7 +65,7 @@ def _register_train(commands: argparse._SubParsersAction[argparse.ArgumentParser
     ):
         _option(augmentation, name, float, getattr(Augmentation, name), text)
     augmentation.add_argument("--no-flip", dest="flip", action="store_false", help="never mirror left and right")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, interrupted="go on after the last finished epoch with 'slicewise train --resume'")
 
 
 def _register_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,7 +88,7 @@ def _register_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentPar
     evaluate.add_argument("--format", choices=("table", "json"), default="table")
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="write the figures there, as JSON")
     evaluate.add_argument("--figures", type=Path, metavar="DIR", help="draw pictures, and list every prediction, there")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, interrupted="nothing was written")
 
 
 def _split_options(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
@@ -128,11 +128,12 @@ def _train(options: argparse.Namespace) -> int:
     from slicewise.export.backend import load_tensorflow
     from slicewise.export.run import Run
     from slicewise.worker.errors import Misconfigured
+    from slicewise.worker.imaging import SIZE
     from slicewise.worker.settings import Settings
 
     run = Run(options.output)
     recipe, selection = _recipe(options), _selection(options)
-    if options.resume and run.record.exists():
+    if options.resume:
         recipe, selection = _begun_with(run, selection)
     if not selection.roots:
         raise Misconfigured("no pictures to train on: give the folder of a data set")
@@ -146,7 +147,10 @@ def _train(options: argparse.Namespace) -> int:
     measured = scored.metrics(split.description + evaluation.held_out(scored, split))
     _leave(run, scored, measured, training.read_history(run.history))
     _print_metrics(measured, f"{run.folder}: validation")
-    print(f"make a bundle of it with: slicewise export {run.folder} --output FILE.onnx")
+    if recipe.size == SIZE:
+        print(f"make a bundle of it with: slicewise export {run.folder} --output FILE.onnx")
+    else:
+        print(f"go on at the size that can be exported with: slicewise train --initial {run.model} --output ANOTHER")
     return 0
 
 
@@ -186,12 +190,18 @@ def _draw(run: Run, scored: Scored) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from slicewise.export.backend import load_matplotlib
-    from slicewise.export.run import Run, write_json
+    from slicewise.export.run import Run, make_folder, write_json
     from slicewise.trainer import data, evaluation
+    from slicewise.worker import report
     from slicewise.worker.model.session import Provider
     from slicewise.worker.settings import Settings
 
     settings = Settings.from_environment()
+    # Before the work whose answers they shall hold.
+    report.check(options.output)
+    if options.figures:
+        load_matplotlib(settings.home)
+        make_folder(options.figures)
     split = data.select(_selection(options)) if options.split else None
     if split:
         examples, words = split.validation, f"validation part: {split.description}"
@@ -204,11 +214,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     scored = evaluation.score(options.model or settings.model, examples, Provider(settings.provider))
     measured = scored.metrics(words + (evaluation.held_out(scored, split) if split else ""))
     if options.figures:
-        load_matplotlib(settings.home)
-        options.figures.mkdir(parents=True, exist_ok=True)
         _draw(Run(options.figures), scored)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.output, measured)
     if options.format == "json":
         print(json.dumps(measured, indent=1))

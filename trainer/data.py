@@ -168,17 +168,23 @@ def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold:
         held = {e.path for e in examples if e.official == "Testing"}
         text, leaky = "official Training/Testing (leaky: near-copies straddle it)", True
     elif how in {"random", "group"}:
+        if how == "group" and any(e.fold is None for e in examples):
+            raise Misconfigured("split by group needs a groups file that names near-copies: give --groups")
         held = _draw(examples, fraction, seed, by_group=how == "group")
-        grouped = how == "group" and any(e.fold is not None for e in examples)
         text = f"{how}, {fraction:g} of each class validates, seed {seed}"
-        leaky = not grouped
+        leaky = how == "random"
         text += " (leaky: near-copies straddle it)" if leaky else ""
     else:
         raise Misconfigured(f"no split is called {how}: {', '.join(SPLITS)}")
     training = [e for e in examples if e.path not in held]
     validation = [e for e in examples if e.path in held]
     if not training or not validation:
-        raise Misconfigured(f"the split '{how}' leaves {len(training)} to train on and {len(validation)} to validate")
+        remedy = (
+            "it needs the folders Training and Testing" if how == "official" else "give more pictures or another split"
+        )
+        raise Misconfigured(
+            f"the split '{how}' leaves {len(training)} to train on and {len(validation)} to validate: {remedy}"
+        )
     if not leaky:
         # A group that carries two labels teaches nothing; it still counts in validation.
         training = [e for e in training if not e.ambiguous]

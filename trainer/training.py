@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from slicewise.export.describe import provenance
-from slicewise.export.run import Run, write_json
+from slicewise.export.run import Run, make_folder, write_json
 from slicewise.trainer import callbacks, data
 from slicewise.trainer.feed import Feed
 from slicewise.trainer.network import reference, transfer
@@ -56,10 +56,10 @@ def train(
         raise Misconfigured(f"{folder} holds a run already: give --resume to go on, or another folder")
     if initial and not initial.is_file():
         raise Misconfigured(f"no network at {initial}: give --initial the model.keras of a run")
+    make_folder(folder)
     keras.utils.set_random_seed(recipe.seed)
     training = _decoded(split.training, "training")
     validation = _decoded(split.validation, "validation")
-    folder.mkdir(parents=True, exist_ok=True)
     _record(run, _description(split, recipe, validation, initial), resume=resume)
     feed = Feed(
         training.pixels,
@@ -153,6 +153,10 @@ def _fit(network: keras.Sequential, feed: Feed, held: Feed, recipe: Recipe, run:
     seen = _keep_epochs(run.history, done)
     patience = callbacks.Patience(recipe.patience, (epoch["val_loss"] for epoch in seen))
     console = Console(stderr=True)
+    console.print(
+        f"{len(feed.examples)} pictures to train on, {len(held.examples)} to validate; {len(feed)} steps an epoch",
+        highlight=False,
+    )
     if done < recipe.epochs and not patience.exhausted:
         with callbacks.progress_bar(console) as bar:
             between: list[keras.callbacks.Callback] = [

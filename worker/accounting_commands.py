@@ -14,7 +14,7 @@ from slicewise.worker import shell
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-commands."""
     reconcile = commands.add_parser("reconcile", help="compare files with the database: has each its outcome?")
-    reconcile.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, a folder or a zip archive")
+    shell.scans(reconcile)
     reconcile.add_argument("--all", action="store_true", help="in the table: the files that have an outcome, too")
     shell.output_options(reconcile)
     reconcile.set_defaults(run=_reconcile)
@@ -78,7 +78,9 @@ def _reconcile(options: argparse.Namespace) -> int:
     if shell.for_people(options):
         if shown:
             report.print_table(shown, ("source", "state", "detail", "since"))
-        print(f"{states.total()} files: {', '.join(f'{count} {state}' for state, count in states.most_common())}")
+        print(
+            f"{shell.counted(states.total(), 'file')}: {', '.join(f'{count} {state}' for state, count in states.most_common())}"
+        )
     else:
         report.write(shown, columns, shell.machine_format(options), options.output)
     return accounting.exit_status(states)
@@ -141,7 +143,7 @@ def _dead_list(options: argparse.Namespace) -> int:
     if shell.for_people(options):
         report.print_table([report.short_times(row) for row in rows], _DEAD_COLUMNS)
         older = f"; older ones: --before {rows[-1]['job']}" if len(rows) == options.limit else ""
-        print(f"{count} dead jobs{older}")
+        print(f"{shell.counted(count, 'dead job')}{older}")
     else:
         cut = ({column: row[column] for column in _DEAD_COLUMNS} for row in rows)
         report.write(cut, _DEAD_COLUMNS, shell.machine_format(options), options.output)
@@ -159,7 +161,7 @@ def _dead_show(options: argparse.Namespace) -> int:
         rows = questions.files_without_outcome(session, options.job, model)
     if shell.for_people(options):
         report.print_table(rows, ("source", "content_sha256"))
-        print(f"{len(rows)} files of this job have no outcome")
+        print(f"{shell.counted(len(rows), 'file')} of this job without an outcome")
     else:
         report.write(rows, ("source", "content_sha256"), shell.machine_format(options), options.output)
     return 0
@@ -169,7 +171,7 @@ def _dead_retry(options: argparse.Namespace) -> int:
     from slicewise.db import writes
 
     count = _settle(options, writes.retry)
-    print(f"{count} dead jobs wait again; a running worker takes them within half a minute")
+    print(f"{shell.counted(count, 'dead job')} set to wait again; a running worker takes them within half a minute")
     return 0
 
 
@@ -177,7 +179,7 @@ def _dead_drop(options: argparse.Namespace) -> int:
     from slicewise.db import writes
 
     count = _settle(options, writes.drop)
-    print(f"{count} dead jobs dropped; 'slicewise reconcile' counts their files as dropped")
+    print(f"{shell.counted(count, 'dead job')} dropped; 'slicewise reconcile' counts their files as dropped")
     return 0
 
 

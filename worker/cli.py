@@ -55,9 +55,7 @@ def _run(parsed: argparse.Namespace) -> int:
         print(f"slicewise: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except KeyboardInterrupt:
-        print(
-            "slicewise: interrupted; what was submitted stays and goes on with the next 'slicewise up'", file=sys.stderr
-        )
+        print(f"slicewise: interrupted; {getattr(parsed, 'interrupted', 'nothing was changed')}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has seen enough.

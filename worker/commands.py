@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slicewise.worker import shell
 
 if TYPE_CHECKING:
+    from slicewise.worker.intake import Submission
     from slicewise.worker.settings import Settings
 
 
@@ -25,19 +26,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     up.set_defaults(run=_up)
 
     worker = commands.add_parser("worker", help="run one worker against the broker and database that are set")
-    worker.add_argument("--lanes", default="stat,routine", help="queues to serve (default: %(default)s)")
+    worker.add_argument("--lanes", type=_lanes, default="stat,routine", help="queues to serve (default: %(default)s)")
     worker.add_argument(
         "--concurrency", type=shell.positive, default=1, help="processes, each with its own model (default: 1)"
     )
     worker.set_defaults(run=_worker)
 
     results = commands.add_parser("results", help="ask the database for results")
+    results.add_argument("--status", choices=("labelled", "abstained", "refused"), help="only this")
     for name, text in (
-        ("status", "labelled, abstained or refused"),
         ("label", "a class name"),
         ("study", "a Study Instance UID"),
         ("series", "a Series Instance UID"),
-        ("submission", "the id that 'submit' printed"),
+        ("submission", "the id that 'run' and 'submit' print"),
     ):
         results.add_argument(f"--{name}", help=f"only this: {text}")
     results.add_argument("--limit", type=shell.positive, help="at most so many rows")
@@ -74,16 +75,29 @@ def _scan_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, function: Any, text: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, a folder or a zip archive")
+    shell.scans(parser)
     shell.output_options(parser)
-    parser.set_defaults(run=function)
+    parser.set_defaults(
+        run=function, interrupted="what was taken in stays, and goes on with the next 'slicewise run' or 'up'"
+    )
     return parser
 
 
+def _lanes(text: str) -> str:
+    if set(text.split(",")) - {"stat", "routine"}:
+        raise argparse.ArgumentTypeError("give stat, routine or both, separated by a comma")
+    return text
+
+
 def _run(options: argparse.Namespace) -> int:
-    from slicewise.worker import service
+    from slicewise.worker import report, service
+    from slicewise.worker.intake import sources
 
     settings = shell.settings()
+    # Before anything is started: what a person has mistyped should be said at once.
+    sources.check(options.paths)
+    report.check(options.output)
+    _check_provider(settings)
     with service.serving(settings) as watch:
         if not watch():
             print(f"slicewise: submitting to the service that runs in {settings.home}", file=sys.stderr)
@@ -93,13 +107,18 @@ def _run(options: argparse.Namespace) -> int:
 def _submit(options: argparse.Namespace) -> int:
     settings = shell.settings()
     if options.wait:
+        from slicewise.worker import report, service
+
+        report.check(options.output)
+        if settings.embedded and not service.served(settings.home):
+            print(f"slicewise: no worker serves {settings.home} now: start 'slicewise up'", file=sys.stderr)
         return _submit_and_wait(settings, options, "submit", lambda: False)
     from slicewise.db.records import Lane
     from slicewise.worker import progress
 
     submission = progress.submit(settings, shell.database(settings), options.paths, "submit", Lane(options.lane))
     progress.say_not_taken(submission)
-    print(f"submission {submission.uid}: {submission.arrivals} files in {len(submission.jobs)} jobs")
+    print(f"submission {submission.uid}: {_taken(submission)}")
     return shell.INCOMPLETE if submission.not_taken else 0
 
 
@@ -111,20 +130,38 @@ def _submit_and_wait(settings: Settings, options: argparse.Namespace, way: str, 
     database, model = shell.database(settings), shell.current_model(settings)
     lane = Lane(getattr(options, "lane", Lane.ROUTINE))
     submission = progress.submit(settings, database, options.paths, way, lane)
-    final = progress.wait(database, submission, model, watch)
+    try:
+        final = progress.wait(database, submission, model, watch)
+    except KeyboardInterrupt:
+        print("slicewise: stopping; the worker finishes what it has begun", file=sys.stderr)
+        raise
     with database.reading() as session:
         rows = questions.results(session, model=model, submission=submission.uid)
         if shell.for_people(options):
             report.print_results(list(rows), f"submission {submission.uid}")
         else:
-            report.write(rows, report.RESULT_COLUMNS, shell.machine_format(options), options.output)
+            count = report.write(rows, report.RESULT_COLUMNS, shell.machine_format(options), options.output)
+            where = f" to {options.output}" if options.output else ""
+            print(f"slicewise: {shell.counted(count, 'row')}{where}; submission {submission.uid}", file=sys.stderr)
     progress.say_not_taken(submission)
+    if not submission.arrivals and not submission.not_taken:
+        print(f"slicewise: no files below {', '.join(map(str, options.paths))}", file=sys.stderr)
     if final.dead:
         print(
-            f"slicewise: {final.dead} files have no outcome, their jobs are dead: see 'slicewise dead list'",
+            f"slicewise: {shell.counted(final.dead, 'file')} without an outcome, their jobs are dead: see 'slicewise dead list'",
             file=sys.stderr,
         )
     return shell.INCOMPLETE if final.dead or submission.not_taken else 0
+
+
+def _taken(submission: Submission) -> str:
+    return f"{shell.counted(submission.arrivals, 'file')} in {shell.counted(len(submission.jobs), 'job')}"
+
+
+def _check_provider(settings: Settings) -> None:
+    from slicewise.worker.model import session
+
+    session.probe(settings.model, session.Provider(settings.provider))
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -138,6 +175,7 @@ def _up(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings, asked_to_stop = shell.settings(), threading.Event()
+    _check_provider(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
     with service.claimed(settings.home) as ours:
@@ -153,8 +191,6 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from slicewise.worker.errors import Misconfigured
-    from slicewise.worker.model import session
     from slicewise.worker.queue import app
 
     settings = shell.settings()
@@ -165,12 +201,8 @@ def _worker(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     database.close()
-    unknown = set(options.lanes.split(",")) - {"stat", "routine"}
-    if unknown:
-        raise Misconfigured(f"no lane is called {', '.join(sorted(unknown))}: stat, routine")
-    # A worker that cannot score must not start; CUDA is tried in the child, since it does not survive a fork.
-    if settings.provider == "cpu":
-        session.load(settings.model, threads=1)
+    # A worker that cannot score must not start.
+    _check_provider(settings)
     app.app.worker_main(
         [
             *("worker", "--pool=prefork", f"--concurrency={options.concurrency}", f"--queues={options.lanes}"),
@@ -183,10 +215,13 @@ def _worker(options: argparse.Namespace) -> int:
 def _results(options: argparse.Namespace) -> int:
     from slicewise.db import questions
     from slicewise.worker import report
+    from slicewise.worker.errors import Misconfigured
 
     settings = shell.settings()
     database = shell.database(settings)
     with database.reading() as session:
+        if options.submission and not questions.submission_exists(session, options.submission):
+            raise Misconfigured(f"no submission is called {options.submission}: 'slicewise jobs' lists them")
         rows = questions.results(
             session,
             model=None if options.all_models else shell.current_model(settings),
@@ -204,7 +239,7 @@ def _results(options: argparse.Namespace) -> int:
     return 0
 
 
-_JOB_COLUMNS = ("job", "lane", "status", "files", "attempts", "reason", "created_at", "finished_at")
+_JOB_COLUMNS = ("job", "submission", "lane", "status", "files", "attempts", "reason", "created_at", "finished_at")
 
 
 def _jobs(options: argparse.Namespace) -> int:
@@ -216,7 +251,9 @@ def _jobs(options: argparse.Namespace) -> int:
         rows = questions.jobs(session, status=options.status, limit=options.limit)
         counts = questions.job_counts(session)
     if shell.for_people(options):
-        report.print_table([report.short_times(row) for row in rows], _JOB_COLUMNS)
+        # The submission is an id of the same length: in a terminal it would fold every row.
+        shown = tuple(column for column in _JOB_COLUMNS if column != "submission")
+        report.print_table([report.short_times(row) for row in rows], shown)
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no jobs yet")
     else:
         report.write(

@@ -25,8 +25,11 @@ def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which a person would mend things."""
     findings = [Finding(True, f"slicewise {version('slicewise')} on Python {platform.python_version()}")]
     for check in (_runtime, _model, _gpu, _home, _broker, _database, _trainer):
-        findings.extend(check(settings))
-    return findings
+        try:
+            findings.extend(check(settings))
+        except Misconfigured as error:
+            findings.append(Finding(False, str(error)))
+    return list(dict.fromkeys(findings))
 
 
 def print_findings(findings: list[Finding], form: str) -> None:
@@ -63,10 +66,7 @@ def _runtime(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     from slicewise.worker.model import session, verify
 
-    try:
-        yield from verify.check(session.load(settings.model, session.Provider(settings.provider)))
-    except Misconfigured as error:
-        yield Finding(False, str(error))
+    yield from verify.check(session.load(settings.model, session.Provider(settings.provider)))
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _home(settings: Settings) -> Iterator[Finding]:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(settings.home).free / 2**30
     except OSError as error:
-        yield Finding(False, f"{settings.home} cannot be used ({error.strerror}): set SLICEWISE_HOME")
+        yield Finding(False, f"{settings.home} cannot be used ({error.strerror}): set SLICEWISE_HOME to another folder")
         return
     yield Finding(free > 1, f"home {settings.home}, {free:.0f} GB free" + ("" if free > 1 else ": make room"))
 
@@ -96,14 +96,10 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     if embedded.answers(settings.broker_url):
         yield Finding(True, "the broker answers")
     elif settings.embedded:
-        with service.claimed(settings.home) as free:
-            if not free:
-                yield Finding(False, f"'slicewise up' runs but its Redis does not answer: see {settings.logs}")
-                return
-        try:
+        if service.served(settings.home):
+            yield Finding(False, f"'slicewise up' runs but its Redis does not answer: see {settings.logs}")
+        else:
             yield Finding(True, f"the embedded Redis is not running now; 'run' and 'up' start {embedded.binary()}")
-        except Misconfigured as error:
-            yield Finding(False, str(error))
     else:
         yield Finding(False, "the broker at SLICEWISE_BROKER_URL does not answer: start it or correct the URL")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -40,35 +41,50 @@ RESULT_COLUMNS = (
 _MOST_TABLE_ROWS = 200
 
 
-def write(rows: Iterable[dict[str, Any]], columns: Sequence[str], form: str, output: Path | None) -> None:
-    """Write rows as ``json`` (a list of objects) or ``csv`` to a file or standard output, as they come."""
+def check(output: Path | None) -> None:
+    """See that an output file can be written, before the work whose answers it shall hold.
+
+    Raises
+    ------
+    Misconfigured
+        It cannot.
+    """
+    if output:
+        _opened(output, "a").close()
+
+
+def _opened(output: Path, mode: str) -> IO[str]:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output.open(mode, newline="", encoding="utf-8")
+    except OSError as error:
+        raise Misconfigured(f"{output} cannot be written ({error.strerror}): give another --output") from error
+
+
+def write(rows: Iterable[dict[str, Any]], columns: Sequence[str], form: str, output: Path | None) -> int:
+    """Write rows as ``json`` (a list of objects) or ``csv`` to a file or standard output, as they come; how many."""
     with ExitStack() as stack:
-        handle: IO[str] = sys.stdout
-        if output:
-            try:
-                output.parent.mkdir(parents=True, exist_ok=True)
-                handle = stack.enter_context(output.open("w", newline="", encoding="utf-8"))
-            except OSError as error:
-                raise Misconfigured(f"{output} cannot be written ({error.strerror}): give another --output") from error
-        if form == "json":
-            _write_json(rows, handle)
-        else:
-            _write_csv(rows, columns, handle)
+        handle = stack.enter_context(_opened(output, "w")) if output else sys.stdout
+        return _write_json(rows, handle) if form == "json" else _write_csv(rows, columns, handle)
 
 
-def _write_json(rows: Iterable[dict[str, Any]], handle: IO[str]) -> None:
-    separator = "[\n"
+def _write_json(rows: Iterable[dict[str, Any]], handle: IO[str]) -> int:
+    count = 0
     for row in rows:
-        handle.write(separator + json.dumps(row))
-        separator = ",\n"
-    handle.write("[]\n" if separator == "[\n" else "\n]\n")
+        handle.write((",\n" if count else "[\n") + json.dumps(row))
+        count += 1
+    handle.write("\n]\n" if count else "[]\n")
+    return count
 
 
-def _write_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], handle: IO[str]) -> None:
+def _write_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], handle: IO[str]) -> int:
     writer = csv.writer(handle)
     writer.writerow(columns)
+    count = 0
     for row in rows:
         writer.writerow(_cell(row[column]) for column in columns)
+        count += 1
+    return count
 
 
 def _cell(value: object) -> object:
@@ -96,25 +112,33 @@ def print_results(rows: Sequence[dict[str, Any]], title: str) -> None:
         ("reason", {"overflow": "fold"}),
     ):
         table.add_column(name, **options)  # type: ignore[arg-type]
-    for row in rows[:_MOST_TABLE_ROWS]:
-        table.add_row(*_table_cells(row), style=None if row["status"] == "labelled" else "dim")
+    shown = rows[:_MOST_TABLE_ROWS]
+    above = _above([row["source"] for row in shown])
+    for row in shown:
+        table.add_row(*_table_cells(row, above), style=None if row["status"] == "labelled" else "dim")
     console.print(table, markup=False)
     if len(rows) > _MOST_TABLE_ROWS:
         console.print(f"… and {len(rows) - _MOST_TABLE_ROWS} more: see them all with --format csv or json")
     console.print(summary(rows), markup=False)
 
 
-def _table_cells(row: dict[str, Any]) -> list[str]:
-    from rich.markup import escape
+def _above(sources: Sequence[str]) -> str:
+    """The folders that all sources share, but for the last: what is left tells them apart and fits a terminal."""
+    if not sources or not all(source.startswith("/") for source in sources):
+        return ""  # what came over the network has no folder
+    shared = Path(os.path.commonpath([str(Path(source).parent) for source in sources])).parent
+    return f"{shared}/".replace("//", "/")
 
+
+def _table_cells(row: dict[str, Any], above: str) -> list[str]:
     probability = max(row["probabilities"].values()) if row["probabilities"] else None
     return [
-        escape("/".join(Path(row["source"]).parts[-2:])),
+        row["source"].removeprefix(above),
         str(row["frame"]) if row["frame"] else "",
         row["status"],
         row["label"] or "",
         f"{probability:.3f}" if probability is not None else "",
-        escape(f"{row['reason']}: {row['detail']}") if row["reason"] else "",
+        f"{row['reason']}: {row['detail']}" if row["reason"] else "",
     ]
 
 

@@ -39,15 +39,32 @@ def claimed(home: Path) -> Iterator[bool]:
     """Take the home for this process tree; False when another `up` or `run` serves it already.
 
     The lock is the kernel's: it goes with the process, however that ends.
+
+    Raises
+    ------
+    Misconfigured
+        The home cannot be written.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (home / "serving.lock").open("w") as handle:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (home / "serving.lock").open("w")
+    except OSError as error:
+        raise Misconfigured(
+            f"{home} cannot be used ({error.strerror}): set SLICEWISE_HOME to another folder"
+        ) from error
+    with lock as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         else:
             yield True
+
+
+def served(home: Path) -> bool:
+    """Whether an `up` or `run` serves the home now."""
+    with claimed(home) as free:
+        return not free
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def actor() -> str:
 def output_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--format`` and ``--output``."""
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to standard output")
+    parser.add_argument("--output", type=path, metavar="FILE", help="write there instead of to standard output")
 
 
 def for_people(options: argparse.Namespace) -> bool:
@@ -72,7 +72,23 @@ def machine_format(options: argparse.Namespace) -> str:
 
 def positive(text: str) -> int:
     """Type of an option: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError("give a whole number of at least 1")
-    return value
+    return int(text)
+
+
+def path(text: str) -> Path:
+    """Type of an argument: a path. An empty one, which an unset variable leaves, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: is a variable unset?")
+    return Path(text)
+
+
+def scans(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``PATH...``."""
+    parser.add_argument("paths", nargs="+", type=path, metavar="PATH", help="a file, a folder or a zip archive")
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

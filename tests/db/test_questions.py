@@ -99,13 +99,26 @@ def test_unanswered_contents_come_once_in_the_order_of_arrival(desk, sha):
 
 def test_progress_counts_every_arrival(desk):
     job = desk.submit("a", "a", "b")
-    assert desk.progress() == questions.Progress(arrivals=3, answered=0, dead=0)
+    assert desk.progress() == questions.Progress(arrivals=3, answered=0, dead=0, jobs=1)
     desk.claim(job)
     desk.record(job, "a")
-    assert desk.progress() == questions.Progress(arrivals=3, answered=2, dead=0)
+    assert desk.progress() == questions.Progress(arrivals=3, answered=2, dead=0, jobs=1)
     assert not desk.progress().finished
     desk.refuse(job, "b")
+    assert not desk.progress().finished
+    desk.finish(job)
     assert desk.progress().finished
+
+
+def test_a_submission_whose_answers_all_stood_before_ends_with_its_job(desk):
+    """Else a `run` would leave a job behind that waits for nothing."""
+    desk.done("a")
+    again = desk.submit("a", submission="t")
+    assert desk.progress("t") == questions.Progress(arrivals=1, answered=1, dead=0, jobs=1)
+    assert not desk.progress("t").finished
+    desk.claim(again)
+    desk.finish(again)
+    assert desk.progress("t").finished
 
 
 def test_progress_counts_a_dead_jobs_answers_as_answers(desk):
@@ -115,7 +128,7 @@ def test_progress_counts_a_dead_jobs_answers_as_answers(desk):
         desk.claim(job)
         desk.record(job, "a")
         desk.fail(job)
-    assert desk.progress() == questions.Progress(arrivals=5, answered=2, dead=2)
+    assert desk.progress() == questions.Progress(arrivals=5, answered=2, dead=2, jobs=1)
     assert not desk.progress().finished
 
 

@@ -39,8 +39,8 @@ def test_train_export_evaluate(data_set, tmp_path, slicewise, write_jpeg):
     run, exported = Run(tmp_path / "run"), tmp_path / "mine.onnx"
     told = slicewise("train", data_set, "--output", run.folder, "--epochs", 1, "--batch", 16, "--fraction", 0.2)
     assert "split: random, 0.2 of each class validates" in told.stdout
-    # No noise of TensorFlow's: one line an epoch.
-    assert [line.split()[:2] for line in told.stderr.splitlines()] == [["epoch", "1/1"]]
+    # No noise of TensorFlow's: what there is, and one line an epoch.
+    assert [line.split()[:2] for line in told.stderr.splitlines()] == [["16", "pictures"], ["epoch", "1/1"]]
     measured = json.loads(run.metrics.read_text())
     assert measured["pictures"] == len(json.loads(run.predictions.read_text())) == 4
     assert {path.stem for path in run.folder.glob("*.png")} == {"curves", "confusion", "classes", "samples", "mistakes"}
@@ -87,7 +87,7 @@ def test_evaluate_needs_no_tensorflow(data_set, tmp_path, without_tensorflow):
 def test_missing_parts_are_named_with_the_remedy(data_set, tmp_path, without_tensorflow, words, missing):
     done = without_tensorflow(*(word.format(data=data_set, tmp=tmp_path) for word in words))
     assert done.returncode == 78
-    assert f"{missing} is not installed: pip install 'slicewise[train]'" in done.stderr
+    assert f"{missing} is not installed: 'make dev' in a checkout, else pip install 'slicewise[train]'" in done.stderr
 
 
 def test_evaluate_draws(data_set, tmp_path, slicewise):

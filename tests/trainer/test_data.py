@@ -80,8 +80,9 @@ def test_groups_never_straddle(seed):
     assert set(Counter(e.label for e in parted.validation)) == set(LABELS)
 
 
-def test_group_split_without_groups_says_that_it_leaks(data_set):
-    assert split(find([data_set]), "group", fraction=0.4).leaky
+def test_a_split_by_group_without_groups_is_refused(data_set):
+    with pytest.raises(Misconfigured, match="give --groups"):
+        split(find([data_set]), "group", fraction=0.4)
 
 
 def test_groups_file(data_set):

@@ -118,4 +118,4 @@ def test_as_a_person_asks(quick, slicewise, tmp_path):
     assert "0 dead jobs" in slicewise("dead", "list").stdout
     assert "which ones" in slicewise("dead", "retry", status=78).stderr
     assert "no job is called x" in slicewise("dead", "drop", "x", status=78).stderr
-    assert slicewise("dead", "retry", "--all").stdout.startswith("0 dead jobs wait again")
+    assert slicewise("dead", "retry", "--all").stdout.startswith("0 dead jobs set to wait again")

@@ -291,3 +291,63 @@ def test_a_killed_up_takes_everything_along_and_the_next_one_ends_in_order(
     assert following.wait(60) == 0
     assert processes() == {}
     assert not (settings.home / "redis.sock").exists()
+
+
+# --- what a person mistypes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("run", ""), 2, "an empty path: is a variable unset?"),
+        (("run", "{tmp}", "--output", "/proc/nowhere/x.json"), 78, "cannot be written"),
+        (("run", "{tmp}", "--output", "{tmp}"), 78, "Is a directory"),
+        (("results", "--status", "nonsense"), 2, "invalid choice"),
+        (("results", "--limit", "x"), 2, "give a whole number of at least 1"),
+        (("worker", "--lanes", "fast"), 2, "give stat, routine or both"),
+    ],
+)
+def test_is_said_at_once(slicewise, processes, settings, tmp_path, words, status, says):
+    said = slicewise(*(word.format(tmp=tmp_path) for word in words), status=status).stderr
+    assert says in said
+    assert "Traceback" not in said
+    assert not settings.spool.exists()
+
+
+@pytest.mark.parametrize("command", [("run", "{tmp}"), ("up",), ("worker",)])
+def test_a_provider_that_does_not_work_is_no_reason_to_wait(slicewise, processes, tmp_path, command):
+    if command == ("worker",):
+        slicewise("db", "upgrade")
+    words = [word.format(tmp=tmp_path) for word in command]
+    said = slicewise(*words, status=78, SLICEWISE_PROVIDER="cuda").stderr
+    assert "cuda was asked for but" in said
+    assert processes() == {}
+
+
+@pytest.mark.parametrize("command", [("run", "{tmp}"), ("up",), ("doctor",)])
+def test_a_home_that_cannot_be_used_names_the_remedy(slicewise, tmp_path, command):
+    words = [word.format(tmp=tmp_path) for word in command]
+    done = slicewise(*words, status=1 if command == ("doctor",) else 78, SLICEWISE_HOME="/proc/nowhere")
+    assert "/proc/nowhere cannot be used" in done.stdout + done.stderr
+    assert "set SLICEWISE_HOME" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_submission_is_said(quick, slicewise, write_dicom, tmp_path):
+    said = slicewise("run", write_dicom(tmp_path / "a.dcm"), "--format", "csv").stderr
+    submission = re.search(r"1 row; submission (\S+)", said)[1]
+    assert len(slicewise("results", "--submission", submission, "--format", "csv").stdout.splitlines()) == 2
+    assert "no submission is called abc" in slicewise("results", "--submission", "abc", status=78).stderr
+
+
+def test_an_empty_folder_is_said(quick, slicewise, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no files below" in slicewise("run", tmp_path / "empty").stderr
+
+
+def test_sources_that_share_a_name_are_told_apart(quick, slicewise, write_dicom, tmp_path):
+    for n, patient in enumerate(("anna", "b[e]rt")):
+        write_dicom(tmp_path / "s" / patient / "1" / "1.dcm", seed=n)
+    told = slicewise("run", tmp_path / "s").stdout
+    assert "s/anna/1/1.dcm" in told
+    assert "s/b[e]rt/1/1.dcm" in told

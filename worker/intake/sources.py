@@ -72,12 +72,23 @@ def walk(roots: Iterable[Path]) -> Iterator[Source | Skipped | Cut]:
     Misconfigured
         A root does not exist; nothing has been walked.
     """
+    for root in check(roots):
+        yield from _folder(root) if root.is_dir() else _file(root)
+
+
+def check(roots: Iterable[Path]) -> list[Path]:
+    """See that files and folders exist; their absolute paths.
+
+    Raises
+    ------
+    Misconfigured
+        One of them does not.
+    """
     absolute = [Path(root).absolute() for root in roots]
     for root in absolute:
         if not root.exists():
-            raise Misconfigured(f"{root} does not exist: give a file or a folder")
-    for root in absolute:
-        yield from _folder(root) if root.is_dir() else _file(root)
+            raise Misconfigured(f"{root} does not exist: give a file, a folder or a zip archive")
+    return absolute
 
 
 def _folder(root: Path) -> Iterator[Source | Skipped | Cut]:

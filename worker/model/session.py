@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -113,6 +115,39 @@ def load(path: Path, provider: Provider = Provider.CPU, threads: int = 0) -> Mod
         )
     description = bundle.Description.from_metadata(session.get_modelmeta().custom_metadata_map, path)
     return Model(description, bundle.sha256(path), provider, session)
+
+
+_PROBE = """
+import sys
+from pathlib import Path
+from slicewise.worker.errors import Misconfigured
+from slicewise.worker.model import session
+try:
+    session.load(Path(sys.argv[1]), session.Provider(sys.argv[2]))
+except Misconfigured as error:
+    sys.exit(str(error))
+"""
+
+
+def probe(path: Path, provider: Provider) -> None:
+    """See that a bundle loads on a provider, before anything is started that would wait for its answers.
+
+    CUDA does not survive a fork, so it is tried in a process of its own.
+
+    Raises
+    ------
+    Misconfigured
+        As `load` does.
+    """
+    if provider is Provider.CPU:
+        load(path, provider, threads=1)
+        return
+    tried = subprocess.run(
+        [sys.executable, "-c", _PROBE, str(path), provider.value], capture_output=True, text=True, check=False
+    )
+    if tried.returncode:
+        said = tried.stderr.strip().splitlines() or [f"{provider} cannot be used: it ended with {tried.returncode}"]
+        raise Misconfigured(said[-1])
 
 
 def _order(provider: Provider) -> Sequence[str]:

@@ -93,7 +93,8 @@ def ring(job_id: int, lane: Lane) -> None:
         The broker is away.
     """
     try:
-        classify.apply_async((job_id,), queue=lane.value)
+        # Tried once: the sweeper rings again, and whoever submits should not wait for a broker that is away.
+        classify.apply_async((job_id,), queue=lane.value, retry=False)
     except OperationalError as error:
         raise Retryable("the broker does not answer") from error
 

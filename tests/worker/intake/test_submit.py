@@ -132,7 +132,7 @@ def test_a_linked_folder_that_is_given_is_walked(take_in, scans, database, tmp_p
 
 def test_a_missing_path_is_said_before_anything_is_taken(take_in, scans, database, tmp_path):
     folder = scans("a")
-    with pytest.raises(Misconfigured, match=r"nowhere does not exist: give a file or a folder"):
+    with pytest.raises(Misconfigured, match=r"nowhere does not exist: give a file, a folder or a zip archive"):
         take_in(folder, tmp_path / "nowhere")
     assert sources(database, folder) == []
     assert take_in.bells == []
