@@ -266,7 +266,7 @@ def test_the_wheel_holds_every_module_and_all_its_data(wheel):
     # Whatever lies in a package and is in git is code, or data that the code reads.
     expected = {f"slicewise/{relative(path)}" for path in tracked() if path.relative_to(ROOT).parts[0] in PARTS}
     assert held == expected
-    assert "slicewise/worker/model/reference.onnx" in held
+    assert {f"slicewise/worker/model/{name}.onnx" for name in ("reference", "reference-paper")} <= set(held)
     assert any(name.startswith("slicewise/worker/sample/study/") for name in held)
 
 
