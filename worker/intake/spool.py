@@ -35,6 +35,16 @@ class Spool:
         """Where a content lies, or would lie."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
 
+    def begin(self) -> Incoming:
+        """Begin a content that comes piece by piece; use it as a context.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or the spool cannot be written.
+        """
+        return Incoming(self, self._incoming / secrets.token_hex(16))
+
     def add(self, reading: IO[bytes]) -> Spooled:
         """Copy everything that can be read from a file object into the spool.
 
@@ -43,31 +53,81 @@ class Spool:
         OSError
             It cannot be read, or the disk is full; nothing of it was kept.
         """
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        partial = self._incoming / secrets.token_hex(16)
-        digest, size = hashlib.sha256(), 0
+        with self.begin() as incoming:
+            while chunk := reading.read(_CHUNK):
+                incoming.write(chunk)
+            return incoming.keep()
+
+
+class Incoming:
+    """A content on its way in: what is not kept when the context ends is gone.
+
+    Attributes
+    ----------
+    size_bytes
+        How much has been written.
+    """
+
+    def __init__(self, spool: Spool, partial: Path) -> None:
+        self._spool = spool
+        self._partial = partial
+        _make_folder(partial.parent)
+        self._writing = partial.open("xb")
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
         try:
-            with partial.open("xb") as writing:
-                while chunk := reading.read(_CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    writing.write(chunk)
-                final = self.path(digest.hexdigest())
-                if final.exists():
-                    # Its name is its content: what lies there already is this very file.
-                    return Spooled(final.name, size)
-                writing.flush()
-                os.fsync(writing.fileno())
-            final.parent.mkdir(parents=True, exist_ok=True)
-            partial.replace(final)
-            _sync_folder(final.parent)
-            return Spooled(final.name, size)
+            self._writing.close()
         finally:
-            partial.unlink(missing_ok=True)
+            # After `keep` the name is gone already.
+            self._partial.unlink(missing_ok=True)
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes.
+
+        Raises
+        ------
+        OSError
+            The disk is full.
+        """
+        self._digest.update(chunk)
+        self.size_bytes += len(chunk)
+        self._writing.write(chunk)
+
+    def keep(self) -> Spooled:
+        """Make what was written durable, under the name of its content.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or failed; nothing was kept.
+        """
+        final = self._spool.path(self._digest.hexdigest())
+        if not final.exists():
+            self._writing.flush()
+            os.fsync(self._writing.fileno())
+            _make_folder(final.parent)
+            self._partial.replace(final)
+        # Its name is its content: what lies there already is this very file. Whoever put it there may not have come
+        # as far as making the name durable.
+        _sync_folder(final.parent)
+        return Spooled(final.name, self.size_bytes)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durable in its parent."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself is durable only when the folder is.
+    # A name is durable only when its folder is.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

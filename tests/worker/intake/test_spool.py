@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,6 +39,19 @@ def test_a_content_lies_under_its_hash(spool, tmp_path):
     assert stored.size_bytes == 3_000_000
     assert spool.path(stored.sha256).read_bytes() == b"x" * 3_000_000
     assert (tmp_path / "a").exists()
+
+
+def test_a_content_that_comes_in_pieces_is_kept_only_when_it_is_whole(spool, tmp_path):
+    with spool.begin() as incoming:
+        incoming.write(b"first ")
+        incoming.write(b"second")
+        assert incoming.size_bytes == 12
+        stored = incoming.keep()
+    assert spool.path(stored.sha256).read_bytes() == b"first second"
+    with suppress(ConnectionError), spool.begin() as incoming:
+        incoming.write(b"half")
+        raise ConnectionError
+    assert files_in(tmp_path / "spool") == [spool.path(stored.sha256)]
 
 
 def test_an_empty_file_is_a_content(spool, tmp_path):
