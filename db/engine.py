@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ class Database:
         """
         with self._answering():
             if self.url.get_backend_name() == "sqlite" and self.url.database:
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_private(Path(self.url.database))
             with self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
                 if connection.dialect.name == "postgresql":
                     # Two workers that start together must not migrate together.
@@ -120,6 +121,12 @@ class Database:
         self.engine.dispose()
 
 
+def _make_private(file: Path) -> None:
+    """Make a file that only its owner may read; SQLite gives its journals the same mode."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
 def now(session: Session) -> datetime:
     """The database's clock, UTC: leases of several hosts are measured by one clock.
 
@@ -135,14 +142,14 @@ def now(session: Session) -> datetime:
 def _engine(url: URL) -> Engine:
     backend = url.get_backend_name()
     if backend == "sqlite":
-        engine = create_engine(url)
+        engine = create_engine(url, hide_parameters=True)
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if backend == "postgresql":
         if importlib.util.find_spec("psycopg") is None:
             raise DatabaseError("PostgreSQL needs psycopg: pip install 'slicewise[postgres]'")
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": 10})
     raise ArgumentError(f"no support for {backend}")
 
 

@@ -12,14 +12,16 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, insert, literal, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, and_, exists, func, insert, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from slicewise.db.engine import now
 from slicewise.db.models import Arrival, Attempt, Audit, Instance, Job, Result, UtcDateTime
+from slicewise.db.questions import Model, counts
 from slicewise.db.records import Action, Assessed, AttemptOutcome, Content, Header, JobStatus, Lane
 
 MAX_ATTEMPTS = 3
@@ -194,11 +196,12 @@ def renew(session: Session, job_id: int, owner: str, seconds: float) -> None:
 
 
 def record(
-    session: Session, job_id: int, owner: str, assessed: Sequence[Assessed], *, preprocess_version: str, seconds: float
+    session: Session, job_id: int, owner: str, assessed: Sequence[Assessed], *, model: Model, seconds: float
 ) -> None:
     """Write the answers of whole files under the lease, which is renewed with them.
 
-    An answer that stands already (the same content, frame, model and preprocessing) is left as it is.
+    A file that has its answers under this model already keeps those, whatever another worker made of it meanwhile.
+    Progress gives back attempts: a job that died three times has died three times over the same files.
 
     Raises
     ------
@@ -207,8 +210,8 @@ def record(
     """
     renew(session, job_id, owner, seconds)
     at = now(session)
-    # In one order everywhere, as in `_insert_missing`.
-    for one in sorted(assessed, key=lambda one: one.instance_id):
+    assessed = _still_open(session, assessed, model)
+    for one in assessed:
         _describe(session, one.instance_id, one.header)
     rows = [
         {
@@ -216,7 +219,7 @@ def record(
             "content_sha256": one.content_sha256,
             "frame": a.frame,
             "model_sha256": a.model_sha256,
-            "preprocess_version": preprocess_version,
+            "preprocess_version": model.preprocess_version,
             "status": a.status,
             "label": a.label,
             "probabilities": a.probabilities,
@@ -231,6 +234,27 @@ def record(
         for a in one.answers
     ]
     _insert_missing(session, Result, rows, ["content_sha256", "frame", "model_sha256", "preprocess_version"])
+    if rows:
+        # Never below the second attempt: what has killed a worker once is decoded in isolation.
+        session.execute(_held(job_id, owner).where(Job.attempts >= MAX_ATTEMPTS).values(attempts=MAX_ATTEMPTS - 1))
+
+
+def _still_open(session: Session, assessed: Sequence[Assessed], model: Model) -> list[Assessed]:
+    """Those files that have no answers yet, locked until the transaction ends, in one order everywhere."""
+    uids = {one.header.sop_instance_uid for one in assessed} - {None}
+    if session.get_bind().dialect.name == "postgresql" and uids:
+        # Two contents of one UID must not be described at the same time: neither would see the other.
+        keys = sorted(
+            int.from_bytes(sha256(uid.encode("utf-8", "replace")).digest()[:8], signed=True) for uid in uids if uid
+        )
+        session.execute(select(func.pg_advisory_xact_lock(func.unnest(postgresql.array(keys, type_=BigInteger())))))
+    mine = Instance.id.in_({one.instance_id for one in assessed})
+    session.execute(select(Instance.id).where(mine).order_by(Instance.id).with_for_update())
+    standing = select(Result.instance_id).where(
+        Result.instance_id.in_({one.instance_id for one in assessed}), counts(model)
+    )
+    answered = set(session.scalars(standing))
+    return sorted((one for one in assessed if one.instance_id not in answered), key=lambda one: one.instance_id)
 
 
 def finish(session: Session, job_id: int, owner: str) -> None:
@@ -360,19 +384,17 @@ def _changed(result: Any) -> int:
 
 def _describe(session: Session, instance_id: int, header: Header) -> None:
     """Keep the header facts of a content seen for the first time, and notice a second content for one UID."""
-    first, facts = None, {name: _storable(value) for name, value in vars(header).items()}
+    facts = {name: _storable(value) for name, value in vars(header).items()}
+    fresh = update(Instance).where(Instance.id == instance_id, Instance.frames.is_(None))
+    session.execute(fresh.values(**facts))
     if facts["sop_instance_uid"]:
-        first = session.scalar(
-            select(Instance.id)
-            .where(Instance.sop_instance_uid == facts["sop_instance_uid"], Instance.id != instance_id)
-            .order_by(Instance.id)
-            .limit(1)
-        )
-    session.execute(
-        update(Instance)
-        .where(Instance.id == instance_id, Instance.frames.is_(None))
-        .values(**facts, conflicts_with=first)
-    )
+        same = Instance.sop_instance_uid == facts["sop_instance_uid"]
+        by_arrival = select(Instance.id).join(Arrival).where(same).group_by(Instance.id).order_by(func.min(Arrival.id))
+        # Whichever was decoded first: the one that came first stands, the others are beside it.
+        first, *others = session.scalars(by_arrival)
+        if others:
+            session.execute(update(Instance).where(Instance.id == first).values(conflicts_with=None))
+            session.execute(update(Instance).where(Instance.id.in_(others)).values(conflicts_with=first))
 
 
 def _storable(value: str | int | None) -> str | int | None:

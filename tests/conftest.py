@@ -436,8 +436,14 @@ def at_open(event, arguments):
         how = POISON.get(os.path.basename(os.fspath(arguments[0])))
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "crash":
+            # What a decoder does that writes where it should not; SIGKILL would come from outside.
+            os.kill(os.getpid(), signal.SIGSEGV)
         elif how == "exhaust":
             hoard = [bytes(1 << 28) for _ in range(64)]
+        elif how == "spin":
+            while True:
+                pass
         elif how == "hang":
             time.sleep(600)
 
@@ -455,7 +461,7 @@ def poison(tmp_path_factory, monkeypatch) -> Callable[..., None]:
     monkeypatch.setenv("PYTHONPATH", str(folder))
     deadly: dict[str, str] = {}
 
-    def make(path: Path, how: str = "kill") -> None:
+    def make(path: Path, how: str = "crash") -> None:
         deadly[hashlib.sha256(path.read_bytes()).hexdigest()] = how
         monkeypatch.setenv("POISON", " ".join(f"{content}:{way}" for content, way in deadly.items()))
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from slicewise.db import accounting
 from slicewise.db.accounting import Standing, State
 from slicewise.db.engine import Database
 from slicewise.db.questions import Model
-from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, walk
+from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, opened, walk
 
 # Files hashed between two questions to the database.
 _AT_ONCE = 500
@@ -58,17 +56,11 @@ def reconcile(
 
 
 def _sha256(one: Source | Skipped) -> str | Untakeable:
-    if isinstance(one, Skipped):
-        return Untakeable(one.reason)
     try:
-        with one.open() as reading:
+        with opened(one) as reading:
             return hashlib.file_digest(reading, "sha256").hexdigest()  # type: ignore[arg-type]
-    except OSError as error:
-        return Untakeable(error.strerror or type(error).__name__)
     except Untakeable as error:
         return error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        return Untakeable(f"damaged in its archive ({type(error).__name__})")
 
 
 def _looked_up(part: list[tuple[str, str | Untakeable]], database: Database, model: Model) -> Iterator[Item]:

@@ -179,7 +179,9 @@ def _answer(
     model: Model, batch: _Batch, key: Key, prepared: Prepared, tickets: list[int]
 ) -> tuple[Key, Prepared, tuple[Answer, ...]]:
     if prepared.refusal:
-        return key, prepared, (_refused(prepared.refusal, WHOLE_FILE, NO_MODEL),)
+        # What died under one worker may live under the next: only the model in charge has its answer by that.
+        own = prepared.refusal.reason == RefusalReason.KILLED_THE_WORKER
+        return key, prepared, (_refused(prepared.refusal, WHOLE_FILE, model.sha256 if own else NO_MODEL),)
     remaining = iter(tickets)
     answers = tuple(
         # A refused frame of a sound file names the model in charge: another model's run must answer it again.

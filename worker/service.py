@@ -178,7 +178,7 @@ class Service:
         self._started = time.monotonic()
         assert self._worker_log
         self._worker = child.start(
-            [sys.executable, "-m", "slicewise.worker.cli", "worker"],
+            [sys.executable, "-P", "-m", "slicewise.worker.cli", "worker"],
             output=self._worker_log,
             environment=_environment(self._settings),
         )

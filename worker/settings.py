@@ -73,6 +73,8 @@ class Settings:
         )
         if settings.provider not in {"cpu", "cuda"}:
             raise Misconfigured(f"{PREFIX}PROVIDER is {settings.provider!r}: set cpu or cuda")
+        if settings.broker_url.partition("://")[0] not in {"redis", "rediss", "redis+socket"}:
+            raise Misconfigured(f"{PREFIX}BROKER_URL is no Redis: give redis://, rediss:// or redis+socket://")
         return settings
 
     @property

@@ -114,7 +114,7 @@ class Desk:
             }
         assessed = [Assessed(keys[sha(name)], sha(name), header, answers) for name, (header, answers) in given.items()]
         with self.database.writing() as session:
-            writes.record(session, job, owner, assessed, preprocess_version=model.preprocess_version, seconds=60)
+            writes.record(session, job, owner, assessed, model=model, seconds=60)
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from slicewise.db.engine import Database, now
 from slicewise.db.errors import DatabaseError
-from slicewise.db.models import Base
+from slicewise.db.models import Base, Instance
 
 
 @pytest.fixture
@@ -185,6 +186,21 @@ def test_a_commit_on_sqlite_survives_a_power_cut(tmp_path, opened):
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"
         assert session.scalar(text("PRAGMA synchronous")) == 2  # FULL
         assert session.scalar(text("PRAGMA foreign_keys")) == 1
+
+
+def test_what_is_stored_is_for_its_owner_alone(tmp_path, opened):
+    with opened(f"sqlite:///{tmp_path / 'new' / 'own.sqlite3'}") as database:
+        database.upgrade()
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+        assert modes == {0o600}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_error_of_the_database_quotes_no_value(own):
+    twice = [{"content_sha256": "PATIENT", "size_bytes": 1, "created_at": datetime.now(UTC)}] * 2
+    with pytest.raises(IntegrityError) as caught, own.writing() as session:
+        session.execute(insert(Instance), twice)
+    assert "parameters hidden" in str(caught.value)
 
 
 def test_now_is_utc_with_its_zone(database):

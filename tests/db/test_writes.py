@@ -140,6 +140,52 @@ def test_a_job_that_does_not_exist_or_is_done_cannot_be_claimed(desk):
 # --- record ----------------------------------------------------------------------------------------------------
 
 
+def test_a_file_has_one_outcome_whatever_two_workers_made_of_it(desk):
+    """One labelled it; the other, whose decoding broke over it, refuses it: the first stands."""
+    (first, second) = (desk.submit("a", submission=s) for s in "xy")
+    desk.claim(first)
+    desk.claim(second, owner="other")
+    desk.record(first, "a")
+    desk.refuse(second, "a", owner="other")
+    assert [(row["frame"], row["status"]) for row in desk.results()] == [(1, "labelled")]
+
+
+def test_progress_gives_back_attempts_but_never_all(desk):
+    """Three power cuts are no reason to give up a job that comes a little further each time."""
+    job = desk.submit("a", "b", "c", "d", "e", "f")
+    for name in "abcde":
+        assert desk.claim(job, owner=name, abandoned="abcde")
+        desk.record(job, name, owner=name)
+    assert desk.job(job)["attempts"] == 2
+    for name in "xy":
+        desk.claim(job, owner=name, abandoned="abcdexy")
+    assert desk.job(job)["status"] == "dead"
+
+
+def test_the_first_arrival_stands_whichever_is_decoded_first(desk):
+    desk.submit("a", "b", "c")
+    job = desk.submit("c", "a", "b")
+    desk.claim(job)
+    for name in "cab":
+        desk.record(job, name, header=lambda _: Header(sop_instance_uid="1.2", frames=1))
+    conflicts = {row["source"]: row["conflict"] for row in desk.results()}
+    assert conflicts == {"/scans/a": False, "/scans/b": True, "/scans/c": True}
+
+
+def test_two_workers_that_describe_one_uid_at_once_see_each_other(desk):
+    names = [f"n{i}" for i in range(24)]
+    jobs = [desk.submit(name) for name in names]
+
+    def work(turn: int) -> None:
+        desk.claim(jobs[turn], str(turn))
+        header = Header(sop_instance_uid=f"1.{turn % 4}", frames=1)
+        desk.record(jobs[turn], names[turn], owner=str(turn), header=lambda _: header)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+    assert [row["conflict"] for row in desk.results()].count(False) == 4
+
+
 def test_what_is_recorded_twice_stands_once(desk):
     job = desk.submit("a", "b")
     desk.claim(job)

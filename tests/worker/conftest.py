@@ -34,8 +34,8 @@ class Shop:
             job_files=job_files,
         )
 
-    def worker(self) -> Work:
-        self._workers.append(Work(self.settings))
+    def worker(self, **options: object) -> Work:
+        self._workers.append(Work(self.settings, **options))
         return self._workers[-1]
 
     def close(self):

@@ -93,3 +93,13 @@ def test_a_wrong_setting_says_what_can_be_given(given, says):
 
 def test_other_programs_variables_are_none_of_ours():
     assert Settings.from_environment({"HOME": "/x", "slicewise_home": "/y", "SLICEWISER": "1"}) == read()
+
+
+@pytest.mark.parametrize("url", ["amqp://here", "sqla+sqlite:///x", "filesystem://", "redis.example", ""])
+def test_a_broker_that_is_no_redis_is_refused(url):
+    """Celery would take them; some lose what they hold when a worker is killed."""
+    if url:
+        with pytest.raises(Misconfigured, match="redis://"):
+            Settings.from_environment({"SLICEWISE_BROKER_URL": url})
+    else:
+        assert Settings.from_environment({"SLICEWISE_BROKER_URL": url}).embedded

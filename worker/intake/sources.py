@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -143,14 +145,27 @@ def take(source: Source | Skipped, spool: Spool) -> Spooled:
     Untakeable
         It cannot be read, or the disk is full.
     """
+    with opened(source) as reading:
+        return spool.add(reading)
+
+
+@contextmanager
+def opened(source: Source | Skipped) -> Iterator[IO[bytes]]:
+    """Open a source; whatever breaks while it is read is said in one way.
+
+    Raises
+    ------
+    Untakeable
+        It cannot be read, or what is done with it failed with an `OSError`.
+    """
     if isinstance(source, Skipped):
         raise Untakeable(source.reason)
     try:
         with source.open() as reading:
-            return spool.add(reading)
+            yield reading
     except OSError as error:
         raise Untakeable(error.strerror or type(error).__name__) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         raise Untakeable(f"damaged in its archive ({type(error).__name__})") from error
 
 

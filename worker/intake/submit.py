@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slicewise.db import writes
 from slicewise.db.engine import Database
+from slicewise.db.errors import DatabaseError
 from slicewise.db.records import Content, Lane
 from slicewise.worker.errors import Retryable
 from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, take, walk
@@ -67,16 +68,26 @@ def submit(
     """
     found = walk(paths)
     submission = Submission(writes.uuid7())
-    heard = True
+    heard, broken = True, ""
     with ThreadPoolExecutor(_COPIES) as pool:
         for chunk in _chunks(found, job_files):
+            if broken:
+                submission.not_taken += [(source.name, broken) for source in chunk]
+                continue
             contents = _spooled(chunk, spool, pool, submission)
-            if contents:
-                with database.writing() as session:
-                    job = writes.submit(session, contents, way=way, sender=sender, submission=submission.uid, lane=lane)
-                submission.jobs.append(job)
-                submission.arrivals += len(contents)
-                heard = heard and _rung(ring, job, lane)
+            try:
+                if contents:
+                    with database.writing() as session:
+                        job = writes.submit(
+                            session, contents, way=way, sender=sender, submission=submission.uid, lane=lane
+                        )
+                    submission.jobs.append(job)
+                    submission.arrivals += len(contents)
+                    heard = heard and _rung(ring, job, lane)
+            except DatabaseError as error:
+                # What was committed stands and is being worked on; the rest is named, and not tried: each try may wait.
+                broken = f"{error}: submit it again"
+                submission.not_taken += [(content.source, broken) for content in contents]
             progress(len(chunk))
     return submission
 

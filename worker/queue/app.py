@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from functools import cache
 from typing import Any
 
 from celery import Celery, bootsteps
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutting_down
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
@@ -71,10 +72,20 @@ app = Celery("slicewise", set_as_current=False)
 app.add_defaults(_configuration)
 
 
+# One byte that the worker's children share with it: set when it is asked to stop, so that they hand back what they
+# hold. A signal would not do: Celery tells its children nothing until their tasks have ended.
+_stopping = mmap.mmap(-1, 1)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_options: Any) -> None:
+    _stopping[0] = 1
+
+
 @cache
 def _work() -> Work:
     # Once per process, on its first task: after the fork.
-    return Work(Settings.from_environment())
+    return Work(Settings.from_environment(), stopping=lambda: bool(_stopping[0]))
 
 
 @app.task(name="slicewise.classify", bind=True)  # type: ignore[untyped-decorator]

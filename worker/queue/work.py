@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from slicewise.db import questions, writes
@@ -28,11 +29,13 @@ _TURN_SECONDS = 120.0
 class Work:
     """A loaded model, a database, a spool, and the name under which leases are held.
 
-    Build it in the process that works: sessions and connections do not survive a fork.
+    Build it in the process that works: sessions and connections do not survive a fork. Where `stopping` says so, it
+    hands its jobs back after the file at hand.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stopping: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
+        self._stopping = stopping
         self._database = Database(settings.database_url)
         self._spool = Spool(settings.spool)
         self._model = model_session.load(
@@ -115,13 +118,14 @@ class Work:
                 broken[w.job_id] = f"file {w.content_sha256[:12]}: {prepared.failure}"
                 continue
             chunk.append((w.job_id, Assessed(w.instance_id, w.content_sha256, prepared.header, given)))
-            if len(chunk) >= _CHUNK_FILES or time.monotonic() - written > _CHUNK_SECONDS:
+            leaving = self._stopping() or time.monotonic() - started > _TURN_SECONDS
+            if leaving or len(chunk) >= _CHUNK_FILES or time.monotonic() - written > _CHUNK_SECONDS:
                 self._record(chunk)
                 chunk, written = [], time.monotonic()
-                if written - started > _TURN_SECONDS:
-                    answers.close()
-                    self._hand_back(held)
-                    return list(held)
+            if leaving:
+                answers.close()
+                self._hand_back(held)
+                return list(held)
         self._record(chunk)
         self._close(held, broken)
         return []
@@ -139,7 +143,7 @@ class Work:
                     key,
                     self._me,
                     mine,
-                    preprocess_version=self.version.preprocess_version,
+                    model=self.version,
                     seconds=self._settings.lease_seconds,
                 )
 

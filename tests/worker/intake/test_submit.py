@@ -7,8 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from slicewise.db import questions
+from slicewise.db import questions, writes
 from slicewise.db.records import Lane
 from slicewise.worker.errors import Misconfigured, Retryable
 from slicewise.worker.intake import submit
@@ -54,6 +55,26 @@ def sources(database, folder):
         for job, source in session.execute(select(Arrival.job_id, Arrival.source).order_by(Arrival.id)):
             jobs.setdefault(job, []).append(os.path.relpath(source, folder))
     return list(jobs.values())
+
+
+def test_a_database_that_takes_no_more_is_said_of_every_file_it_has_not_taken(take_in, scans, database, monkeypatch):
+    """The disk fills while a folder is taken in: what was committed stands, all the rest is named."""
+    folder = scans(*(f"{n}" for n in range(6)))
+    whole, full = writes.submit, []
+
+    def submit_then_full(session, contents, **more):
+        job = whole(session, contents, **more)
+        if full:
+            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+        full.append(job)
+        return job
+
+    monkeypatch.setattr(writes, "submit", submit_then_full)
+    submission = take_in(folder, job_files=2)
+    assert (submission.arrivals, len(submission.jobs)) == (2, 1)
+    assert [Path(name).name for name, _ in submission.not_taken] == ["2", "3", "4", "5"]
+    assert all("disk is full: submit it again" in reason for _, reason in submission.not_taken)
+    assert sources(database, folder) == [["0", "1"]]
 
 
 def test_a_folder_is_walked_in_the_order_of_names(take_in, scans, database):

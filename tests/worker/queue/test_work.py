@@ -15,7 +15,9 @@ from sqlalchemy import update
 
 from slicewise.db import questions, writes
 from slicewise.db.models import Job
+from slicewise.db.reasons import RefusalReason
 from slicewise.worker import isolated, pipeline, sample
+from slicewise.worker.errors import Refused
 from slicewise.worker.intake.spool import Spool
 from slicewise.worker.queue import work
 from slicewise.worker.queue.work import Work
@@ -173,7 +175,7 @@ def test_a_file_that_kills_its_worker_is_refused_and_its_neighbours_are_not(shop
     poison(folder / "0002.jpg")
     (job,) = shop.submit(folder).jobs
     script = "import sys; from slicewise.worker.queue.work import *; Work(Settings.from_environment()).on_job(int(sys.argv[1]))"
-    assert shop.elsewhere(script, job, check=False).returncode == -signal.SIGKILL
+    assert shop.elsewhere(script, job, check=False).returncode == -signal.SIGSEGV
     shop.elsewhere(script, job)
     assert [(row[0], row[3], row[5]) for row in shop.rows()] == [
         ("0000.dcm", "labelled", None),
@@ -183,6 +185,30 @@ def test_a_file_that_kills_its_worker_is_refused_and_its_neighbours_are_not(shop
         ("0004.dcm", "labelled", None),
     ]
     assert shop.job(job)["status"] == "done"
+
+
+def test_a_worker_that_is_asked_to_stop_hands_back_after_the_file_at_hand(shop, undisturbed, write_study, tmp_path):
+    folder = write_study(tmp_path / "s", 8)
+    (job,) = shop.submit(folder).jobs
+    for left in (7, 6, 5, 4, 3, 2, 1):
+        # Asked again and again: that is no failure of the job's.
+        assert shop.worker(stopping=lambda: True).on_job(job) == [job]
+        assert (shop.job(job)["status"], shop.job(job)["attempts"]) == ("pending", 0)
+        assert shop.count() == 8 - left
+    assert shop.worker().on_job(job) == []
+    assert shop.rows() == undisturbed(folder)
+
+
+def test_what_died_under_one_model_is_tried_again_under_the_next(shop, write_study, tmp_path, monkeypatch):
+    """A refusal of the network's own kind stands under that model alone."""
+    (job,) = shop.submit(write_study(tmp_path / "s", 1)).jobs
+    killed = pipeline.Prepared(refusal=Refused(RefusalReason.KILLED_THE_WORKER, "it crashed"))
+    monkeypatch.setattr(pipeline, "prepare", lambda _path: killed)
+    worker = shop.worker()
+    worker.on_job(job)
+    with shop.database.reading() as session:
+        assert questions.unanswered(session, job, worker.version) == []
+        assert len(questions.unanswered(session, job, dataclasses.replace(worker.version, sha256="0" * 64))) == 1
 
 
 def test_only_a_job_that_died_is_isolated_and_it_is_worked_on_alone(shop, write_dicom, tmp_path, monkeypatch):
@@ -299,13 +325,12 @@ def test_a_turn_has_an_end_and_the_rest_is_rung_again(shop, undisturbed, write_s
     (job,) = shop.submit(folder).jobs
     counts = []
     with monkeypatch.context() as hasty:
-        hasty.setattr(work, "_CHUNK_FILES", 4)
         hasty.setattr(work, "_TURN_SECONDS", 0)
         worker = shop.worker()
         while worker.on_job(job) == [job]:
             counts.append(shop.count())
             assert (shop.job(job)["status"], shop.job(job)["attempts"]) == ("pending", 0)
-    assert counts == [4, 8]
+    assert counts == list(range(1, 11))
     assert shop.job(job)["status"] == "done"
     assert shop.rows() == undisturbed(folder)
 
