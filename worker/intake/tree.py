@@ -96,7 +96,7 @@ class Tree:
             There is none, or somebody else holds it.
         """
         try:
-            if self._folder >= 0 and os.path.samestat(self.root.stat(), os.fstat(self._folder)):
+            if self._holds(self.root.stat()):
                 return False
             self._release()
             self._hold()
@@ -262,6 +262,13 @@ class Tree:
             name = f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.lock"
             self._lock(_opened(stack, self._locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC), fcntl.LOCK_EX)
             self._folder, self._held = folder, stack.pop_all()
+
+    def _holds(self, there: os.stat_result) -> bool:
+        try:
+            return self._folder >= 0 and os.path.samestat(there, os.fstat(self._folder))
+        except OSError:
+            # A file server that came back does not know what was opened before.
+            return False
 
     def _release(self) -> None:
         self._folder = -1
