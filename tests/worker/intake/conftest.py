@@ -103,7 +103,19 @@ class Post:
 
 
 @pytest.fixture
-def post(database, tmp_path):
-    made = Post(tmp_path / "in", tmp_path / "home", database)
-    yield made
-    made.end()
+def posts(tmp_path):
+    """Makes watched folders on any database."""
+    made = []
+
+    def make(database) -> Post:
+        made.append(Post(tmp_path / f"in{len(made)}", tmp_path / "home", database))
+        return made[-1]
+
+    yield make
+    for post in made:
+        post.end()
+
+
+@pytest.fixture
+def post(posts, database):
+    return posts(database)
