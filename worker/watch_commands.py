@@ -91,6 +91,7 @@ def _watch(options: argparse.Namespace) -> int:
 def _watches(options: argparse.Namespace, settings: Settings, database: Database, stack: ExitStack) -> list[Watch]:
     from slicewise.db import writes
     from slicewise.db.records import Lane
+    from slicewise.worker.intake.bells import Bells
     from slicewise.worker.intake.copying import Copier
     from slicewise.worker.intake.drop import WAY, Drop
     from slicewise.worker.intake.gathering import Gathering
@@ -98,6 +99,7 @@ def _watches(options: argparse.Namespace, settings: Settings, database: Database
     from slicewise.worker.queue import app
 
     watches = []
+    ring = stack.enter_context(Bells(app.ring))
     options.submission = writes.uuid7() if options.once else None
     for number, tree in enumerate(_trees(options, settings, stack), start=1):
         gathering = Gathering(
@@ -113,7 +115,7 @@ def _watches(options: argparse.Namespace, settings: Settings, database: Database
             Copier(tree, settings.spool, options.reserve * 2**20),
             database=database,
             gathering=gathering,
-            ring=app.ring,
+            ring=ring,
             sender=shell.actor(),
             move=options.after == "move",
         )
@@ -164,7 +166,7 @@ def _say_hello(options: argparse.Namespace, settings: Settings) -> None:
         where = ", ".join(str(folder.absolute()) for folder in options.folders)
         after = "moved to done/" if options.after == "move" else "left there"
         print(
-            f"slicewise watches {where}: what is quiet for {options.quiet:g} s is taken and {after}; Ctrl-C stops it",
+            f"watching {where}: what is quiet for {options.quiet:g} s is taken and {after}; Ctrl-C stops it",
             flush=True,
         )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from typing import Any
 from slicewise.db import watched, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Action, Lane
-from slicewise.worker.errors import Retryable
 from slicewise.worker.intake import sources
 from slicewise.worker.intake.copying import Barred, Copied, Copier, File, Later
 from slicewise.worker.intake.gathering import Gathering
@@ -33,9 +31,6 @@ WAY = "watch"
 
 # Copies that wait for the disk at the same time: their fsyncs share one journal commit.
 _COPIES = 8
-
-# Each ring of a broker that is away waits for it to answer; meanwhile the sweeper rings.
-_DEAF_SECONDS = 30.0
 
 
 @dataclass
@@ -80,6 +75,8 @@ class Drop:
     ----------
     gathering
         The open jobs that they go into.
+    ring
+        Called with each job that is to be worked on; it does not raise.
     sender
         Who watches, for the audit.
     move
@@ -102,7 +99,6 @@ class Drop:
         self._folder_key = _sha256(str(tree.root))
         self._known: dict[str, _Known] = {}
         self._moved_away: list[str] = []
-        self._deaf_until = 0.0
 
     def recall(self) -> None:
         """Learn what had been dealt with before.
@@ -261,12 +257,7 @@ class Drop:
 
     def _sound(self, bells: Sequence[tuple[int, Lane]]) -> None:
         for job, lane in bells:
-            if time.monotonic() < self._deaf_until:
-                return
-            try:
-                self._ring(job, lane)
-            except Retryable:
-                self._deaf_until = time.monotonic() + _DEAF_SECONDS
+            self._ring(job, lane)
 
 
 def _folder(one: Copied) -> str:

@@ -339,7 +339,7 @@ def test_what_is_wrong_is_said_before_anything_is_done(home, slicewise, folder):
 
 def test_a_second_watcher_says_so(home, slicewise, start, folder):
     watching = start("watch", folder)
-    assert watching.stdout.readline().startswith(f"slicewise watches {folder}: ")
+    assert watching.stdout.readline().startswith(f"watching {folder}: ")
     assert "is watched already" in slicewise("watch", folder, status=2).stderr
     watching.send_signal(signal.SIGTERM)
     assert watching.wait(60) == 0
