@@ -253,8 +253,8 @@ class Watch:
     def _say(self, kind: str, trouble: str | None) -> None:
         """Say a trouble once, and that it is over (None)."""
         if trouble is None:
-            if self._troubles.pop(kind, None):
-                log.info("%s: that is over: it goes on", self._name)
+            if over := self._troubles.pop(kind, None):
+                log.info("%s: over: %s", self._name, over)
         elif kind not in self._troubles:
             self._troubles[kind] = trouble
             log.warning("%s: %s", self._name, trouble)
