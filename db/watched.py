@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from slicewise.db.models import Watched
 _AT_ONCE = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Memory:
     """One file that has been dealt with.
 
@@ -63,7 +63,7 @@ def remember(session: Session, folder_sha256: str, memories: Sequence[Memory]) -
     at = now(session)
     rows = [
         {
-            **vars(memory),
+            **asdict(memory),
             "mtime_ns": str(memory.mtime_ns),
             "inode": str(memory.inode),
             "folder_sha256": folder_sha256,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +47,8 @@ class Tally:
         Why files could not be moved: they stay, and are remembered.
     dealt, later
         Files that are done with, and those to be tried again.
+    committed
+        Whether the database was asked, and answered.
     """
 
     taken: int = 0
@@ -55,9 +57,10 @@ class Tally:
     unmoved: list[str] = field(default_factory=list)
     dealt: list[File] = field(default_factory=list)
     later: list[Later] = field(default_factory=list)
+    committed: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     memory: watched.Memory
     stays: bool
@@ -119,6 +122,15 @@ class Drop:
         known = self._known.get(self._key(name)) if self._known else None
         return known is not None and known.stays and known.looks(look)
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget every file but these, where files are moved: it was, by a watcher that was killed, or by a person.
+
+        Where they stay, nothing is forgotten: a share that is not mounted would be taken for an empty folder.
+        """
+        if self._move and self._known:
+            for key in self._known.keys() - {self._key(name) for name in names}:
+                self._forget(key)
+
     def take(self, files: Sequence[File]) -> Tally:
         """Take files in; what cannot be taken now is in the tally.
 
@@ -132,7 +144,10 @@ class Drop:
         tally = Tally(later=[one for one in outcomes if isinstance(one, Later)])
         dealt = [one for one in outcomes if not isinstance(one, Later)]
         new = [one for one in dealt if not self._is_old(one)]
-        self._commit(new, [one for one in dealt if not self._is_remembered(one)])
+        unremembered = [one for one in dealt if not self._is_remembered(one)]
+        if unremembered:
+            self._commit(new, unremembered)
+            tally.committed = True
         for one in new:
             contents = len(one.contents) if isinstance(one, Copied) else 0
             tally.contents += contents
@@ -166,8 +181,6 @@ class Drop:
         return True
 
     def _commit(self, new: Sequence[Copied | Barred], unremembered: Sequence[Copied | Barred]) -> None:
-        if not unremembered:
-            return
         memories = [self._memory(one) for one in unremembered]
         bells: list[tuple[int, Lane]] = []
         with self._committing() as session:

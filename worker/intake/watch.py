@@ -132,7 +132,7 @@ class Watch:
         self._events = None
         if self._listen:
             try:
-                self._events = self._stack.enter_context(Events(self._tree.root, self._tree.ignores))
+                self._events = self._stack.enter_context(Events(self._tree.root.resolve(), self._tree.ignores))
             except OSError as error:
                 log.warning(
                     "%s: the kernel gives no events (%s): it is looked through every %g s",
@@ -166,6 +166,7 @@ class Watch:
                 seen.add(name)
                 self._see(name, look, began)
             self._settling.keep(seen)
+            self._drop.keep(seen)
         except Away as error:
             self._say(_FOLDER, f"the folder cannot be looked through: {error}")
         else:
@@ -194,7 +195,7 @@ class Watch:
                 self._put_off([file.name for file in ripe])
                 return
             ripe = ripe[size:]
-            if tally.dealt:
+            if tally.committed:
                 self._say(_DATABASE, None)
             self._count(tally)
             self._again(tally)

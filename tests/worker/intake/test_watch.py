@@ -165,6 +165,21 @@ def test_a_new_folder_is_looked_through_at_once(post, wait_until):
     wait_until(waits)
 
 
+def test_a_folder_that_is_given_by_a_link_is_listened_to(posts, database, tmp_path, wait_until):
+    post = posts(database)
+    (tmp_path / "link").symlink_to(post.root)
+    real, post.root = post.root, tmp_path / "link"
+    post.begin(listen=True)
+    post.after(0)
+    (real / "a").write_text("x")
+
+    def waits():
+        post.after(0)
+        return post.watch.waiting == 1
+
+    wait_until(waits)
+
+
 def test_events_name_files_and_not_what_is_ignored(tmp_path, wait_until):
     with Events(tmp_path, lambda name: name.startswith("done")) as events:
         (tmp_path / "done").mkdir()
