@@ -18,7 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
 from slicewise.db.errors import DatabaseError
@@ -62,7 +62,8 @@ class Database:
         """A server that went away is a `DatabaseError` that says so, not a traceback of the driver's."""
         try:
             yield
-        except OperationalError as error:
+        except (OperationalError, InternalError) as error:
+            # Internal: after a fail-over the server that answers may take no writes yet.
             raise DatabaseError(f"the database at {self.safe_url} failed: {_first_line(error)}") from error
 
     def upgrade(self) -> None:
@@ -141,6 +142,7 @@ def now(session: Session) -> datetime:
 
 def _engine(url: URL) -> Engine:
     backend = url.get_backend_name()
+    # Parameters are hidden: a statement that fails is quoted in a traceback, and so in a log, and sources may name people.
     if backend == "sqlite":
         engine = create_engine(url, hide_parameters=True)
         event.listen(engine, "connect", _sqlite_connect)

@@ -151,6 +151,29 @@ class Audit(Base):
     detail: Mapped[str | None] = mapped_column(Text)
 
 
+class Watched(Base):
+    """A file of a watched folder that has been dealt with: taken, or (`refused`) not.
+
+    It is known by the hash of its path: a path may be longer than an index allows, and need not be UTF-8.
+    """
+
+    __tablename__ = "watched"
+
+    id: Mapped[int] = mapped_column(_Key, primary_key=True)
+    path_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    folder_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    """Hash of the watched folder's own path."""
+    path: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[str] = mapped_column(String(32))
+    """Text, as the inode: a sender may set a time, and a file server a number, beyond 63 bits."""
+    inode: Mapped[str] = mapped_column(String(32))
+    file_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Of the file as it lay there; an archive's members are contents with hashes of their own."""
+    refused: Mapped[str | None] = mapped_column(Text)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class Result(Base):
     """The outcome of one frame under one model, or of a whole file that no model had to see.
 

@@ -44,6 +44,8 @@ class Action(StrEnum):
     ASKED = "asked"
     RETRIED = "retried"
     DROPPED = "dropped"
+    NOT_TAKEN = "not_taken"
+    """A file of a watched folder that cannot be taken in."""
 
 
 class Outcome(StrEnum):

@@ -26,14 +26,18 @@ echo "dclint: compose.yaml"
     --disable-rule service-keys-order --disable-rule services-alphabetical-order --disable-rule top-level-properties-order
 
 # The program need not be installed here: a command that exists everywhere takes its place.
-echo "systemd-analyze: slicewise.service"
-unit=$(mktemp -d)
-trap 'rm -rf "$unit"' EXIT
-sed 's#^ExecStart=/opt/slicewise/bin/slicewise #ExecStart=/bin/true #' deploy/slicewise.service > "$unit/slicewise.service"
-grep -q '^ExecStart=/bin/true ' "$unit/slicewise.service"
-systemd-analyze verify --man=no --recursive-errors=no "$unit/slicewise.service"
-# 20 of 100: 18 when this was written.
-systemd-analyze security --offline=true --threshold=20 "$unit/slicewise.service" | tail -n 1
-# tail hides the status of what stands before it.
-systemd-analyze security --offline=true --threshold=20 "$unit/slicewise.service" >/dev/null
+units=$(mktemp -d)
+trap 'rm -rf "$units"' EXIT
+for unit in slicewise slicewise-watch; do
+    sed 's#^ExecStart=/opt/slicewise/bin/slicewise #ExecStart=/bin/true #' "deploy/$unit.service" > "$units/$unit.service"
+    grep -q '^ExecStart=/bin/true ' "$units/$unit.service"
+done
+for unit in slicewise slicewise-watch; do
+    echo "systemd-analyze: $unit.service"
+    systemd-analyze verify --man=no --recursive-errors=no "$units/$unit.service"
+    # 20 of 100: 18 and less when this was written.
+    systemd-analyze security --offline=true --threshold=20 "$units/$unit.service" | tail -n 1
+    # tail hides the status of what stands before it.
+    systemd-analyze security --offline=true --threshold=20 "$units/$unit.service" >/dev/null
+done
 echo "deploy: all checks passed"

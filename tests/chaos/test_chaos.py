@@ -46,6 +46,8 @@ def world(request, tmp_path_factory, small_model):
         made.parts.append(Part("postgres", lambda: server.start() or server.server, server.server))
     subprocess.run([sys.executable, "-m", "slicewise.worker.cli", "db", "upgrade"], env=environment, check=True)
     made.add("up", "up")
+    (home / "drop").mkdir()
+    made.add("watch", "watch", home / "drop", "--quiet", "0.3", "--rescan", "1", "--gather", "1", "--reserve", "0")
     return made
 
 
@@ -78,10 +80,29 @@ def submitter(world, files, over, sent):
         sent.extend(batch)
 
 
+def dropper(world, files, over, sent):
+    """A scanner's export: writes into the watched folder, piece by piece, and looks whether all has been taken."""
+    folder = world.home / "drop"
+    while not over.is_set():
+        batch = files(12)
+        for path in batch:
+            with (folder / path.name).open("wb", buffering=0) as writing:
+                for piece in (
+                    path.read_bytes()[start : start + 20_000] for start in range(0, path.stat().st_size, 20_000)
+                ):
+                    writing.write(piece)
+                    time.sleep(0.01)
+        sent.extend(batch)
+        deadline = time.monotonic() + 600
+        while left := [path for path in folder.iterdir() if path.is_file()]:
+            assert time.monotonic() < deadline, f"{len(left)} files were never taken"
+            time.sleep(0.2)
+
+
 def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, small_model, tmp_path):
     print(f"chaos: {KILLS} kills, seed {SEED}")
     over, sent, broken = threading.Event(), [], []
-    feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in (submitter,)]
+    feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in (submitter, dropper)]
     with world.alive():
         world.kill_at_random(KILLS, (0.2, 2.5), _victims(world))
         over.set()
@@ -107,7 +128,7 @@ def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, smal
 
 def _victims(world):
     """What is killed: a kind of process each time, every kind as often."""
-    victims = {kind: (lambda kind=kind: world.of(kind)) for kind in ("up", "worker", "redis", "submit")}
+    victims = {kind: (lambda kind=kind: world.of(kind)) for kind in ("up", "worker", "redis", "submit", "watch")}
     for part in world.parts:
         if part.name == "postgres":
             victims[part.name] = lambda part=part: [part.process.pid]

@@ -194,9 +194,9 @@ def test_every_variable_of_the_compose_file_is_in_the_sample():
     assert used == offered
 
 
-def unit() -> dict[str, list[str]]:
+def unit(name: str = "slicewise") -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in (DEPLOY / "slicewise.service").read_text().splitlines():
+    for line in (DEPLOY / f"{name}.service").read_text().splitlines():
         if line and line[0] not in "#[":
             key, _, value = line.partition("=")
             found.setdefault(key, []).append(value)
@@ -209,6 +209,22 @@ def test_the_unit_runs_up_in_its_state_directory(parser):
     assert Path(command).name == "slicewise"
     parser.parse_args(words)
     assert f"SLICEWISE_HOME=%S/{found['StateDirectory'][0]}" in found["Environment"]
+
+
+def test_the_watching_unit_runs_watch_beside_the_other_one(parser):
+    found, other = unit("slicewise-watch"), unit()
+    command, *words = found["ExecStart"][0].split()
+    assert command == other["ExecStart"][0].split()[0]
+    (folder,) = parser.parse_args(words).folders
+    assert found["ReadWritePaths"] == found["RequiresMountsFor"] == [str(folder)]
+    for key in ("User", "Group", "StateDirectory", "StateDirectoryMode", "EnvironmentFile", "Environment"):
+        assert found[key] == other[key]
+
+
+def test_the_watching_unit_gives_up_where_a_restart_mends_nothing():
+    from slicewise.worker.watch_commands import EXIT_OCCUPIED
+
+    assert unit("slicewise-watch")["RestartPreventExitStatus"] == [str(EXIT_OCCUPIED)]
 
 
 def test_the_unit_leaves_the_supervision_to_up():

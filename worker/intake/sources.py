@@ -24,6 +24,9 @@ MAX_ARCHIVE_RATIO = 200
 
 MAX_ARCHIVE_MEMBERS = 200_000
 
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+"""What reading a member of a damaged zip archive raises."""
+
 # Below this an archive is harmless, whatever its ratio.
 _SMALL_BYTES = 64 * 2**20
 
@@ -97,13 +100,13 @@ def _folder(root: Path) -> Iterator[Source | Skipped | Cut]:
     unlistable: list[Skipped] = []
 
     def note(error: OSError) -> None:
-        unlistable.append(Skipped(_text(error.filename), error.strerror or "cannot be listed"))
+        unlistable.append(Skipped(text(error.filename), error.strerror or "cannot be listed"))
 
     for folder, folders, names in os.walk(root, onerror=note):
         folders.sort()
         for name in folders:
             if Path(folder, name).is_symlink():
-                yield Skipped(_text(Path(folder, name)), "a symbolic link to a folder")
+                yield Skipped(text(Path(folder, name)), "a symbolic link to a folder")
         for name in sorted(names):
             yield from _file(Path(folder, name))
     yield from unlistable
@@ -113,16 +116,18 @@ def _file(path: Path) -> Iterator[Source | Skipped | Cut]:
     if path.suffix.lower() == ".zip" and _is_archive(path):
         yield from _archive(path)
     else:
-        yield Source(_text(path), _text(path.parent), lambda: open_regular(path))
+        yield Source(text(path), text(path.parent), lambda: open_regular(path))
 
 
-def open_regular(path: Path, flags: int = 0) -> IO[bytes]:
+def open_regular(path: Path, flags: int = 0, folder: int | None = None) -> IO[bytes]:
     """Open a regular file for reading, and nothing else.
 
     Parameters
     ----------
     flags
         More flags of open(2), for instance ``os.O_NOFOLLOW``.
+    folder
+        Descriptor of the folder that `path` is relative to.
 
     Raises
     ------
@@ -130,7 +135,7 @@ def open_regular(path: Path, flags: int = 0) -> IO[bytes]:
         It is a folder, a pipe, a device.
     """
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Untakeable("not a regular file")
@@ -165,35 +170,63 @@ def opened(source: Source | Skipped) -> Iterator[IO[bytes]]:
             yield reading
     except OSError as error:
         raise Untakeable(error.strerror or type(error).__name__) from error
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise Untakeable(f"damaged in its archive ({type(error).__name__})") from error
 
 
 def _is_archive(path: Path) -> bool:
     try:
-        with open_regular(path) as handle:
-            return handle.read(2) == b"PK"
+        with open_regular(path) as reading:
+            return is_archive(path.name, reading)
     except (OSError, Untakeable):
         # It is taken, or not, as any other file.
         return False
 
 
+def is_archive(name: str, reading: IO[bytes]) -> bool:
+    """Whether a file is to be taken as the members of a zip archive; it is left at its beginning."""
+    begins = reading.read(2)
+    reading.seek(0)
+    return name.lower().endswith(".zip") and begins == b"PK"
+
+
 def _archive(path: Path) -> Iterator[Source | Skipped | Cut]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            _check(members, path.stat().st_size)
-            for member in members:
-                name = _text(f"{path}!{member.filename}")
+        with open_regular(path) as reading:
+            yield from members(path, reading)
+    except OSError as error:
+        yield Skipped(text(path), _damaged(error))
+
+
+def members(path: Path, reading: IO[bytes]) -> Iterator[Source | Skipped | Cut]:
+    """The members of a zip archive; instead of all of them, why there are none to be had.
+
+    Parameters
+    ----------
+    path
+        What the archive is called.
+    reading
+        The archive itself; to be kept open until the last of its members has been read.
+    """
+    try:
+        with zipfile.ZipFile(reading) as archive:
+            found = [member for member in archive.infolist() if not member.is_dir()]
+            _check(found, os.fstat(reading.fileno()).st_size)
+            for member in found:
+                name = text(f"{path}!{member.filename}")
                 if member.flag_bits & 1:
                     yield Skipped(name, "it is encrypted: unpack the archive first")
                 else:
                     yield Source(name, name.rpartition("/")[0], _member(archive, member))
             yield Cut()
     except Untakeable as error:
-        yield Skipped(_text(path), str(error))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        yield Skipped(_text(path), f"a damaged zip archive ({type(error).__name__}): send it again")
+        yield Skipped(text(path), str(error))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        yield Skipped(text(path), _damaged(error))
+
+
+def _damaged(error: Exception) -> str:
+    return f"a damaged zip archive ({type(error).__name__}): send it again"
 
 
 def _check(members: list[zipfile.ZipInfo], size: int) -> None:
@@ -209,6 +242,6 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], I
     return lambda: archive.open(member)
 
 
-def _text(path: object) -> str:
+def text(path: object) -> str:
     """A path as the database stores it: what is no UTF-8 becomes a question mark."""
     return os.fsencode(str(path)).decode("utf-8", "replace")
