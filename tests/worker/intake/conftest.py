@@ -63,6 +63,11 @@ class Post:
         self.after(30)
         self.after(5)
 
+    def settled(self) -> list[str]:
+        """What was taken, once that is anything at all: an event that comes late begins a file's time anew."""
+        self.settle()
+        return self.arrivals()
+
     def put(self, name: str, text: str | None = None) -> Path:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)

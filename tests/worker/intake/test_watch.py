@@ -31,7 +31,7 @@ def test_a_slow_copy_is_taken_when_it_is_whole(post):
     assert (post.arrivals(), post.contents()) == (["a"], 1)
 
 
-def test_a_copy_that_stalls_is_not_taken_while_its_writer_has_it_open(post):
+def test_a_copy_that_stalls_is_not_taken_while_its_writer_has_it_open(post, wait_until):
     """The size stands still for longer than the quiet time: only the kernel knows that there is more to come."""
     post.begin(listen=True)
     with post.put("a", "").open("a") as writing:
@@ -42,18 +42,15 @@ def test_a_copy_that_stalls_is_not_taken_while_its_writer_has_it_open(post):
             post.after(5)
         assert post.arrivals() == []
         writing.write("and half")
-    post.settle()
-    post.settle()
+    wait_until(post.settled)
     assert (post.root / "done/a").read_text() == "halfand half"
 
 
-def test_a_file_that_stays_open_is_taken_at_last(post):
+def test_a_file_that_stays_open_is_taken_at_last(post, wait_until):
     """Some programs never close a file; and of some file servers' files the kernel says that they are always open."""
     post.begin(listen=True)
     with post.put("a").open("a"):
-        for _ in range(30):
-            post.after(5)
-    assert post.arrivals() == ["a"]
+        assert wait_until(post.settled) == ["a"]
 
 
 def test_names_of_the_unfinished_are_left_until_they_are_renamed(post):
@@ -147,10 +144,7 @@ def test_what_an_event_tells_of_is_found_without_looking(post, wait_until):
         return post.watch.waiting == 1
 
     wait_until(waits)
-    post.after(5)
-    # An event that came late may have begun its time anew.
-    post.after(5)
-    assert post.arrivals() == ["a"]
+    assert wait_until(post.settled) == ["a"]
 
 
 def test_a_new_folder_is_looked_through_at_once(post, wait_until):
@@ -212,7 +206,7 @@ def test_without_events_it_looks(post, monkeypatch, caplog):
 # --- troubles --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_goes_away_is_waited_for(post, caplog):
+def test_a_folder_that_goes_away_is_waited_for(post, caplog, wait_until):
     caplog.set_level("INFO")
     post.begin(listen=True)
     post.settle()
@@ -223,28 +217,25 @@ def test_a_folder_that_goes_away_is_waited_for(post, caplog):
     assert len([line for line in caplog.messages if "cannot be looked through" in line]) == 1
     elsewhere.rename(post.root)
     post.put("a")
-    post.settle()
-    assert post.arrivals() == ["a"]
+    assert wait_until(post.settled) == ["a"]
     assert len([line for line in caplog.messages if "over" in line]) == 1
 
 
-def test_a_folder_made_anew_is_watched_like_the_old_one(post, caplog):
+def test_a_folder_made_anew_is_watched_like_the_old_one(post, wait_until):
     post.begin(listen=True)
     post.settle()
     post.root.rename(post.root.with_name("old"))
     post.root.mkdir()
     post.put("a")
-    post.settle()
-    assert post.arrivals() == ["a"]
+    assert wait_until(post.settled) == ["a"]
 
 
-def test_nothing_that_a_file_is_called_is_logged(post, caplog):
+def test_nothing_that_a_file_is_called_is_logged(post, caplog, wait_until):
     caplog.set_level("DEBUG")
     post.put("DOE^JANE/19700101.dcm")
     (post.root / "DOE^JANE" / "link").symlink_to("nowhere")
     post.begin(listen=True)
-    post.settle()
-    post.after(20)
+    wait_until(lambda: post.settled() and post.audited())
     said = "".join(
         record.getMessage() for record in caplog.records if record.name.startswith(("slicewise", "watchdog"))
     )
