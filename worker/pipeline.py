@@ -63,7 +63,9 @@ def prepare(path: Path) -> Prepared:
         return Prepared(header, failure=where(error))
 
 
-def _raster_or_refusal(decoded: Slice) -> np.ndarray | Refused:
+def _raster_or_refusal(decoded: Slice | Refused) -> np.ndarray | Refused:
+    if isinstance(decoded, Refused):
+        return decoded
     try:
         return to_raster(decoded)
     except Refused as refusal:

@@ -67,8 +67,6 @@ def _grouped(value: memoryview, fragments: Sequence[Span], table: Span, count: i
     """The fragments of each frame."""
     if len(fragments) == count:
         return [[fragment] for fragment in fragments]
-    if count == 1:
-        return [fragments]
     firsts = _firsts_by_table(value, fragments, table) or _firsts_by_end_of_image(value, fragments)
     if len(firsts) != count:
         raise Refused(

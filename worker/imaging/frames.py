@@ -42,6 +42,12 @@ _DECODERS: dict[str, tuple[str, ...]] = {
     uid.HTJ2K: ("pylibjpeg",),
 }
 
+# PS3.3 C.7.6.3.1.2, less what is retired (HSV, ARGB, CMYK) and what only video has.
+_READABLE = {
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
+    "YBR_PARTIAL_422",
+}
+
 # The Image Pixel module (PS3.3 C.7.6.3), as far as a decoder needs it.
 _DESCRIPTION = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
@@ -97,6 +103,11 @@ def _values(template: Dataset, pixels: PixelData, header: Header, syntax: str) -
     bits, samples = int(template.get("BitsAllocated") or 0), int(template.get("SamplesPerPixel") or 1)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused(RefusalReason.CORRUPT_PIXELS, f"{samples} values of {bits} bits a pixel cannot be read")
+    if template.get("PhotometricInterpretation") not in _READABLE:
+        raise Refused(RefusalReason.CORRUPT_PIXELS, "its photometric interpretation is retired or not given")
+    if syntax in _NATIVE and int(template.get("HighBit", template.BitsStored - 1)) != template.BitsStored - 1:
+        # Before 2004 values could lie anywhere in their words (PS3.5 8.1.1); pydicom reads them as if they did not.
+        raise Refused(RefusalReason.CORRUPT_PIXELS, "its values do not lie at the low end of their words")
     shape = codestream.Shape(header.rows or 0, header.columns or 0, samples, bits)
     count = header.frames or 1
     if syntax not in _NATIVE and syntax not in _DECODERS:

@@ -5,169 +5,27 @@ Nothing of the header is quoted but a modality of the standard: free text, even 
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator
 
-from pydicom import Dataset, uid
+from pydicom import Dataset
 from pydicom.charset import convert_encodings, decode_bytes
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.worker.errors import Refused
-
-# PS3.3 C.7.3.1.1.1, with the retired ones that archives still hold.
-_MODALITIES = frozenset(
-    [
-        "ANN",
-        "AR",
-        "ASMT",
-        "AU",
-        "BDUS",
-        "BI",
-        "BMD",
-        "CFM",
-        "CR",
-        "CT",
-        "CTPROTOCOL",
-        "DG",
-        "DMS",
-        "DOC",
-        "DX",
-        "ECG",
-        "EEG",
-        "EMG",
-        "EOG",
-        "EPS",
-        "ES",
-        "FID",
-        "GM",
-        "HC",
-        "HD",
-        "IO",
-        "IOL",
-        "IVOCT",
-        "IVUS",
-        "KER",
-        "KO",
-        "LEN",
-        "LS",
-        "M3D",
-        "MG",
-        "MR",
-        "NM",
-        "OAM",
-        "OCT",
-        "OP",
-        "OPM",
-        "OPT",
-        "OPTBSV",
-        "OPTENF",
-        "OPV",
-        "OSS",
-        "OT",
-        "PA",
-        "PLAN",
-        "POS",
-        "PR",
-        "PT",
-        "PX",
-        "REG",
-        "RESP",
-        "RF",
-        "RG",
-        "RTDOSE",
-        "RTIMAGE",
-        "RTINTENT",
-        "RTPLAN",
-        "RTRAD",
-        "RTRECORD",
-        "RTSEGANN",
-        "RTSTRUCT",
-        "RWV",
-        "SEG",
-        "SM",
-        "SMR",
-        "SR",
-        "SRF",
-        "STAIN",
-        "TEXTUREMAP",
-        "TG",
-        "US",
-        "VA",
-        "XA",
-        "XAPROTOCOL",
-        "XC",
-        "CD",
-        "CF",
-        "CP",
-        "CS",
-        "DD",
-        "DF",
-        "DM",
-        "DS",
-        "EC",
-        "FA",
-        "FS",
-        "LP",
-        "MA",
-        "MS",
-        "OPR",
-        "ST",
-        "TH",
-        "VF",
-    ]
-)
-
-# Words are searched in plain text: lower case, without accents, one blank for an underscore.
-_BRAIN_WORDS = re.compile(
-    # A bone's head is none.
-    r"brain|(?<!femoral )(?<!humeral )(?<!radial )head|cereb|neuro|pituit|sella|mprage|encephal|hippocamp|skull|"
-    # German, Dutch, Scandinavian
-    r"kopf|schadel|hirn|hypophys|hersen|hoofd|schedel|hjern|hjarn|"
-    # French, Spanish, Portuguese, Italian; cran: crane, cranio, intracranial
-    r"\btete\b|cerveau|cran|cabe[zc]a|cerebr|cervell|\btesta\b|hipofis|ipofis|"
-    # Polish, Czech, Turkish, Russian
-    r"g[lł]ow[ay]|mozg|mozek|hlav[ay]|beyin|мозг|голов|череп|гипофиз|"
-    # Japanese and Chinese, Korean
-    r"頭|头|脳|脑|颅|뇌|두부"
-)
-
-_OTHER_WORDS = re.compile(
-    r"shoulder|knee|abdom|pelvi|spine|spinal|lumb|thora|chest|cervic|sacr|\bneck\b|heart|cardi|liver|kidney|renal|"
-    r"prostat|breast|mamm|\bhip\b|ankle|wrist|elbow|\bfoot\b|\bhand\b|femur|femoral|tibia|humer|forearm|\bleg\b|\barm\b|"
-    r"\buter|\bovar|rectum|bowel|pancrea|spleen|orbit|whole.?body|phantom|"
-    r"schulter|\bknie|wirbel|hufte|becken|rodilla|hombro|columna|joelho|ombro|coluna|genou|epaule|rachis|ginocchi|spalla|"
-    r"колен|позвоноч|плеч|膝|肩|脊|腰|무릎|척추"
-)
-
-# PS3.3 C.8.3.1.1.1 (Image Type value 3) and what vendors write there or in the description.
-_LOCALISER_WORDS = re.compile(
-    r"\bloc\b|(locali[sz]|lokali[sz]|localizz)(er|ador|ateur|atore)|\bscout|survey|3.?plane|three.?plane|3.?pl.?loc|"
-    r"topogram|smartbrain|reperage"
-)
-
-# Enhanced MR Image Type value 4 (PS3.3 C.8.13.3.1) and vendors' own: numbers, not anatomy.
-_MAP_TYPES = {
-    *{"ADC", "FA", "RA", "TRACEW", "TENSOR", "TENSOR_B0", "DIFFUSION_ANISO", "PHASE", "P", "PHASE MAP", "VELOCITY"},
-    *{"T1 MAP", "T2 MAP", "T2_STAR MAP", "B0 MAP", "B1 MAP", "FIELD MAP", "PROTON_DENSITY MAP", "FIELD_MAP"},
-    *{"RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP", "TMAX", "PERFUSION", "PBP", "SUBTRACTION", "MEAN CURVE"},
-    *{"PROJECTION IMAGE", "MIP", "MINIP", "MAX_IP", "MIN_IP", "MNIP"},
-}
-
-# Objects whose pixels are labels or quantities, whatever their modality says.
-_MAP_CLASSES = {uid.SegmentationStorage, uid.ParametricMapStorage, "1.2.840.10008.5.1.4.1.1.66.7"}  # label map
-
-# Body parts that say nothing.
-_UNTOLD = {"", "none", "other", "undefined", "unknown"}
+from slicewise.worker.imaging import words
 
 # Descriptions have 64 characters (PS3.5 6.2, LO); a hostile one may have millions.
 _LONGEST_TEXT = 1024
+
+# What the root of the standard's own UIDs begins with; under any other, vendors keep their own kinds of picture.
+_STANDARD = "1.2.840.10008."
 
 
 def modality(dataset: Dataset) -> str | None:
     """The modality where it is one of the standard's; None for nothing and for anything else."""
     value = str(dataset.get("Modality") or "")
-    return value if value in _MODALITIES else None
+    return value if value in words.MODALITIES else None
 
 
 def check(dataset: Dataset, *, has_pixels: bool) -> None:
@@ -190,29 +48,136 @@ def check(dataset: Dataset, *, has_pixels: bool) -> None:
     if modality(dataset) != "MR":
         stated = modality(dataset) or ("no valid code" if dataset.get("Modality") else "not given")
         raise Refused(RefusalReason.WRONG_MODALITY, f"the modality is {stated}; only MR is assessed")
-    types = {str(value).upper().strip() for value in _values(dataset, "ImageType")}
+    _check_class(str(dataset.get("SOPClassUID") or ""))
+    series = _text(dataset, "SeriesDescription")
+    if words.LOCALISER.search(f"{series} {_text(dataset, 'ProtocolName')}"):
+        raise _localiser()
+    if words.MAP.search(series):
+        raise _map()
+    shared = _groups(dataset, "SharedFunctionalGroupsSequence", 0)
+    _check_kind(dataset, shared)
+    _check_body_part(dataset, shared, series)
+
+
+def check_frame(dataset: Dataset, index: int) -> None:
+    """Refuse a frame of an enhanced object (PS3.3 C.7.6.16) that is no slice of a head, though others may be.
+
+    Parameters
+    ----------
+    index
+        Of the frame, from 0.
+
+    Raises
+    ------
+    Refused
+        As `check`.
+    """
+    own = _groups(dataset, "PerFrameFunctionalGroupsSequence", index)
+    if own is not None:
+        _check_kind(own)
+        if _of_region(_region(own)) is False:
+            raise _not_brain("its frame")
+
+
+def _check_class(sop_class: str) -> None:
+    if sop_class in words.MAP_CLASSES:
+        raise _map()
+    if sop_class.startswith(_STANDARD) and sop_class not in words.PICTURE_CLASSES:
+        raise Refused(RefusalReason.WRONG_MODALITY, "its SOP class is none of MR pictures, though its modality is MR")
+
+
+def _check_kind(*places: Dataset | None) -> None:
+    """Refuse by the Image Types, Frame Types and complex components that stand at some places of the header."""
+    found = [kind for place in places if place is not None for kind in _kinds(place)]
+    types = {str(value).upper().replace("_", " ").strip() for types, _ in found for value in types}
     if "MOSAIC" in types:
         raise Refused(RefusalReason.MOSAIC, "many slices tiled in one picture")
-    series = _text(dataset, "SeriesDescription", "ProtocolName")
-    if "LOCALIZER" in types or _LOCALISER_WORDS.search(series):
-        raise Refused(RefusalReason.LOCALISER, "a localiser: it plans the examination")
-    if types & _MAP_TYPES or dataset.get("SOPClassUID") in _MAP_CLASSES:
-        raise Refused(RefusalReason.DERIVED_MAP, "a calculated map or projection, not a slice of anatomy")
-    _check_body_part(dataset, series)
+    if types & words.LOCALISER_TYPES:
+        raise _localiser()
+    components = {component for _, component in found}
+    if types & words.MAP_TYPES or any(map(words.MAP_TYPE.match, types)) or components & words.MAP_COMPONENTS:
+        raise _map()
 
 
-def _check_body_part(dataset: Dataset, series: str) -> None:
+def _kinds(place: Dataset) -> Iterator[tuple[list[object], str]]:
+    """Types and complex component: of the object, or of an enhanced one's frame type (PS3.3 C.8.13.5.1)."""
+    yield list(_values(place, "ImageType")), str(place.get("ComplexImageComponent") or "").upper()
+    for item in place.get("MRImageFrameTypeSequence") or []:
+        yield list(_values(item, "FrameType")), str(item.get("ComplexImageComponent") or "").upper()
+
+
+def _check_body_part(dataset: Dataset, shared: Dataset | None, series: str) -> None:
     # The closer to the pixels, the better it knows: a study of brain and spine has series of either.
-    part = _plain(_body_part(dataset)) or _region(dataset)
-    if part not in _UNTOLD:
-        if not _BRAIN_WORDS.search(part):
-            raise Refused(RefusalReason.NOT_BRAIN, "the header names another body part")
-        return
-    for text in (series, _text(dataset, "StudyDescription")):
-        if _BRAIN_WORDS.search(text):
-            return
-        if _OTHER_WORDS.search(text):
-            raise Refused(RefusalReason.NOT_BRAIN, "the descriptions name another body part")
+    part, region = _plain(_body_part(dataset)), _of_region(_region(dataset, shared))
+    told = region if part in words.UNTOLD else _is_brain(part)
+    if told is False:
+        raise _not_brain("the header")
+    descriptions = (series, _text(dataset, "StudyDescription"))
+    # Scanners preset the body part: the series may know better, the study may be of several parts.
+    asked = [_certain(series)] if told else [*map(_certain, descriptions), *map(_likely, descriptions)]
+    if next((verdict for verdict in asked if verdict is not None), None) is False:
+        raise _not_brain("the description")
+
+
+def _is_brain(part: str) -> bool:
+    """Whether a body part is the brain, alone or beside its neighbours; an unknown word is not."""
+    return bool(words.BRAIN.search(_bare(part))) or (_certain(part) is None and bool(_likely(part)))
+
+
+def _certain(text: str) -> bool | None:
+    """Whether a description names the brain (True) or another part (False); None for neither and for both."""
+    brain, other = (bool(one.search(_bare(text))) for one in (words.BRAIN, words.OTHER))
+    return brain if brain != other else None
+
+
+def _likely(text: str) -> bool | None:
+    if words.PERHAPS_OTHER.search(text):
+        return False
+    return True if words.PERHAPS_BRAIN.search(text) else None
+
+
+def _bare(text: str) -> str:
+    """A description without the brain words that say nothing of the brain."""
+    return words.NO_BRAIN.sub(lambda phrase: phrase[0].replace("head", "").replace("cran", ""), text)
+
+
+def _of_region(region: Dataset | None) -> bool | None:
+    """Whether a coded region is of the brain; None where it is not given."""
+    if region is None:
+        return None
+    code, meaning = str(region.get("CodeValue") or ""), _text(region, "CodeMeaning")
+    if not code and not meaning:
+        return None
+    return code in words.BRAIN_CODES or bool(words.BRAIN.search(_bare(meaning)))
+
+
+def _region(*places: Dataset | None) -> Dataset | None:
+    """The first anatomic region of some places, or of their frames' anatomy (PS3.3 C.7.6.16.2.8)."""
+    for place in places:
+        if place is not None:
+            anatomy = place.get("FrameAnatomySequence") or []
+            for one in (place, *anatomy[:1]):
+                for region in one.get("AnatomicRegionSequence") or []:
+                    return region  # type: ignore[no-any-return]
+    return None
+
+
+def _groups(dataset: Dataset, name: str, index: int) -> Dataset | None:
+    """The functional groups of all frames, or of one (PS3.3 C.7.6.16)."""
+    groups = dataset.get(name) or []
+    return groups[index] if index < len(groups) else None
+
+
+def _localiser() -> Refused:
+    return Refused(RefusalReason.LOCALISER, "a localiser or calibration: it plans the examination")
+
+
+def _map() -> Refused:
+    return Refused(RefusalReason.DERIVED_MAP, "a calculated map or projection, not a slice of anatomy")
+
+
+def _not_brain(who: str) -> Refused:
+    return Refused(RefusalReason.NOT_BRAIN, f"{who} names another body part")
 
 
 def _body_part(dataset: Dataset) -> str:
@@ -222,14 +187,6 @@ def _body_part(dataset: Dataset) -> str:
         return text
     encodings = convert_encodings(dataset.get("SpecificCharacterSet"))
     return decode_bytes(text.encode("latin-1", "replace"), encodings, set())
-
-
-def _region(dataset: Dataset) -> str:
-    """Anatomic region of the object, or of all its frames (PS3.3 C.7.6.16.2.8)."""
-    groups = dataset.get("SharedFunctionalGroupsSequence") or []
-    anatomy = [item for group in groups[:1] for item in group.get("FrameAnatomySequence") or []]
-    regions = [item for place in (dataset, *anatomy[:1]) for item in place.get("AnatomicRegionSequence") or []]
-    return _text(regions[0], "CodeMeaning") if regions else ""
 
 
 def _values(dataset: Dataset, name: str) -> Iterator[object]:

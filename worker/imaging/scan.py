@@ -41,12 +41,12 @@ class Slice:
 class Scan:
     """An opened file: its header facts, and its frames on demand.
 
-    `slices` decodes one frame at a time. It raises `Refused` for the whole file where the header shows that it is no
+    `slices` decodes one frame at a time; a frame that alone cannot be assessed is yielded as its refusal. It raises `Refused` for the whole file where the header shows that it is no
     slice of a head by MR, before the first frame, and where a frame cannot be decoded.
     """
 
     header: Header
-    slices: Callable[[], Iterator[Slice]]
+    slices: Callable[[], Iterator[Slice | Refused]]
 
 
 def open_scan(data: bytes) -> Scan:
@@ -75,8 +75,8 @@ def open_scan(data: bytes) -> Scan:
 
 
 def load(data: bytes) -> list[Slice]:
-    """Every slice of a file."""
-    return list(open_scan(data).slices())
+    """Every slice of a file that can be assessed."""
+    return [one for one in open_scan(data).slices() if isinstance(one, Slice)]
 
 
 def to_raster(decoded: Slice) -> np.ndarray:

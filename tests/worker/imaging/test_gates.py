@@ -33,6 +33,8 @@ def outcome(make):
         ["ORIGINAL", "PRIMARY", "M", "ND"],
         ["DERIVED", "SECONDARY", "MPR"],
         ["DERIVED", "PRIMARY", "DIFFUSION", "TRACE"],
+        # The real part of an inversion recovery is the picture that is read.
+        ["DERIVED", "PRIMARY", "OTHER", "R", "IR"],
         ["ORIGINAL"],
         [],
     ],
@@ -51,6 +53,16 @@ def test_pictures_of_anatomy_pass(outcome, image_type):
         (["DERIVED", "PRIMARY", "PERFUSION", "RCBV"], RefusalReason.DERIVED_MAP),
         (["derived", "secondary", " fa "], RefusalReason.DERIVED_MAP),
         (["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"], RefusalReason.MOSAIC),
+        (["ORIGINAL", "PRIMARY", "SCOUT"], RefusalReason.LOCALISER),
+        (["DERIVED", "PRIMARY", "DIFFUSION", "EADC"], RefusalReason.DERIVED_MAP),
+        (["DERIVED", "SECONDARY", "RELCBF"], RefusalReason.DERIVED_MAP),
+        (["DERIVED", "PRIMARY", "M", "T1_MAP"], RefusalReason.DERIVED_MAP),
+        (["DERIVED", "SECONDARY", "COLLAPSE"], RefusalReason.DERIVED_MAP),
+        (["DERIVED", "SECONDARY", "MIP_SAG"], RefusalReason.DERIVED_MAP),
+        (["DERIVED", "SECONDARY", "REFORMATTED", "VRT"], RefusalReason.DERIVED_MAP),
+        (["ORIGINAL", "PRIMARY", "CSI"], RefusalReason.DERIVED_MAP),
+        (["ORIGINAL", "PRIMARY", "IMAGINARY"], RefusalReason.DERIVED_MAP),
+        (["DERIVED", "SECONDARY", "SCREEN SAVE"], RefusalReason.DERIVED_MAP),
     ],
 )
 def test_other_kinds_of_picture_are_refused(outcome, image_type, reason):
@@ -61,7 +73,8 @@ def test_other_kinds_of_picture_are_refused(outcome, image_type, reason):
     "text",
     [
         *["localizer", "3-plane loc", "AX_LOC", "Brain Scout", "LOC", "Survey", "3 Plane Localiser", "SmartBrain"],
-        *["Lokalizer", "Localisateur", "Localizador", "REPÉRAGE", "Topogram"],
+        *["Lokalizer", "Localisateur", "Localizador", "REPÉRAGE", "Topogram", "3plscout", "pilot", "localiseur"],
+        *["Lokalisator", "locator", "Scanogram", "loc1", "ASSET calibration", "Ref scan", "Übersicht", "coil survey"],
     ],
 )
 @pytest.mark.parametrize("where", ["SeriesDescription", "ProtocolName"])
@@ -69,9 +82,148 @@ def test_localisers_by_their_description(outcome, text, where):
     assert outcome(**{"SpecificCharacterSet": "ISO_IR 192", where: text}) is RefusalReason.LOCALISER
 
 
-@pytest.mark.parametrize("text", ["Ax T1 stereotactic localization", "T1 BLOCK", "ALLOC", "SAG T1"])
+@pytest.mark.parametrize(
+    "text", ["Ax T1 stereotactic localization", "T1 BLOCK", "ALLOC", "SAG T1", "T1 prescan norm", "Pilot study T1"]
+)
 def test_words_that_only_look_like_a_localiser(outcome, text):
     assert outcome(SeriesDescription=text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            "ADC",
+            "Ax DWI_ADC",
+            "eADC",
+            "rCBV",
+            "relCBF",
+            "ep2d_diff_FA",
+            "DTI FA",
+            "ColFA",
+            "FA map",
+            "T1 map",
+            "T2_map",
+            "QSM",
+        ],
+        *[
+            "AX MIP",
+            "mIP_Images(SW)",
+            "Pha_Images",
+            "phase map",
+            "TTP",
+            "field map",
+            "Dose Report",
+            "Screen Save",
+            "MTT",
+        ],
+        *["T1 subtraction", "CSI", "VRT 3D", "R2star map", "Apparent Diffusion Coefficient"],
+    ],
+)
+def test_maps_by_their_description(outcome, text):
+    assert outcome(SeriesDescription=text) is RefusalReason.DERIVED_MAP
+    # One protocol gives pictures and maps.
+    assert outcome(SeriesDescription="Ax DWI", ProtocolName=text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["FA 15 T1", "IN PHASE", "OUT OF PHASE", "DWI b1000", "T1 mapped", "sub-01_T1w", "pd tse", "SWI"]
+)
+def test_words_that_only_look_like_a_map(outcome, text):
+    assert outcome(SeriesDescription=text) is None
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "reason"),
+    [
+        (uid.EnhancedMRImageStorage, None),
+        (uid.SecondaryCaptureImageStorage, None),
+        ("1.3.46.670589.11.0.0.12.1", None),
+        (uid.CTImageStorage, RefusalReason.WRONG_MODALITY),
+        (uid.UltrasoundImageStorage, RefusalReason.WRONG_MODALITY),
+        (uid.RTDoseStorage, RefusalReason.DERIVED_MAP),
+    ],
+)
+def test_the_class_must_be_one_of_mr_pictures(outcome, sop_class, reason):
+    assert outcome(SOPClassUID=sop_class) is reason
+
+
+@pytest.mark.parametrize("where", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"FrameType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]}, None),
+        ({"FrameType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, RefusalReason.DERIVED_MAP),
+        ({"FrameType": ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]}, RefusalReason.LOCALISER),
+        ({"ComplexImageComponent": "PHASE"}, RefusalReason.DERIVED_MAP),
+        ({"ComplexImageComponent": "MAGNITUDE"}, None),
+    ],
+)
+def test_the_frame_type_of_enhanced_objects(make, where, elements, reason):
+    groups = make.item(MRImageFrameTypeSequence=[make.item(**elements)])
+    data = make.native(make.head(**HEAD), **{where: [groups]})
+    if reason and where.startswith("Shared"):
+        assert make.reason(data) is reason
+    else:
+        (frame,) = open_scan(data).slices()
+        assert getattr(frame, "reason", None) is reason
+
+
+def test_a_map_among_pictures_costs_only_itself(make):
+    pixels = np.stack([make.head(**HEAD)] * 3)
+    types = (["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"], ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"], None)
+    frames = [make.item(MRImageFrameTypeSequence=[make.item(FrameType=kind)] if kind else []) for kind in types]
+    frames[2].FrameAnatomySequence = [
+        make.item(AnatomicRegionSequence=[make.item(CodeValue="72696002", CodeMeaning="Knee")])
+    ]
+    data = make.native(pixels, NumberOfFrames=3, PerFrameFunctionalGroupsSequence=frames)
+    found = [getattr(frame, "reason", None) for frame in open_scan(data).slices()]
+    assert found == [None, RefusalReason.DERIVED_MAP, RefusalReason.NOT_BRAIN]
+    assert len(load(data)) == 1
+
+
+@pytest.mark.parametrize("part", ["HEAD", "BRAIN", ""])
+@pytest.mark.parametrize(
+    "series",
+    [
+        *[
+            "KNEE head coil",
+            "SAG C-SPINE",
+            "femur head T1",
+            "craniocaudal liver",
+            "HWS sag",
+            "LWS",
+            "Leber",
+            "Hüfte",
+            "hanche",
+        ],
+        *["MRCP", "TMJ closed", "thigh T1", "fetal", "prostate", "mamma", "NEURO^SPINE", "genou", "phantom", "Becken"],
+    ],
+)
+def test_a_series_of_another_part_is_refused_though_the_body_part_is_preset(outcome, part, series):
+    elements = {"SpecificCharacterSet": "ISO_IR 192", "BodyPartExamined": part, "SeriesDescription": series}
+    assert outcome(**elements, StudyDescription="MRI HEAD") is RefusalReason.NOT_BRAIN
+
+
+@pytest.mark.parametrize("part", ["HEAD", ""])
+@pytest.mark.parametrize(
+    "series",
+    [
+        *[
+            "T1 POST GAD BRAIN",
+            "AX FLAIR",
+            "SAG T1 MPRAGE",
+            "cor T2 pituitary",
+            "SELLA",
+            "IAC",
+            "ORBITS fs",
+            "fMRI right hand",
+        ],
+        *["3D TOF HEAD", "AX T2 HEADNECK", "T2 FLAIR cardiac gated", "SWI", "choroid plexus", "dural fistula", "T1 SE"],
+    ],
+)
+def test_what_is_scanned_of_a_head_passes(outcome, part, series):
+    assert outcome(BodyPartExamined=part, SeriesDescription=series, StudyDescription="MRI BRAIN") is None
 
 
 BRAINS = [
@@ -82,7 +234,7 @@ BRAINS = [
 ]
 OTHERS = [
     *["KNEE", "ABDOMEN", "CSPINE", "NECK", "PELVIS", "Schulter", "Genou", "rodilla", "колено", "膝関節", "무릎", "TOE"],
-    *["SHOULDER_LEFT", "épaule", "HUMERAL HEAD", "Lendenwirbelsäule"],
+    *["SHOULDER_LEFT", "épaule", "HUMERAL HEAD", "Lendenwirbelsäule", "THIGH", "NEURO SPINE"],
 ]
 
 
@@ -139,10 +291,12 @@ def test_descriptions_where_the_body_part_is_untold(outcome, part, series, study
     )
 
 
-@pytest.mark.parametrize(("meaning", "refused"), [("Brain", False), ("Knee joint", True)])
+@pytest.mark.parametrize(
+    ("code", "meaning", "refused"), [("X", "Brain", False), ("12738006", "Gehirn", False), ("X", "Knee joint", True)]
+)
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_anatomic_region_of_enhanced_objects(make, outcome, meaning, refused, shared):
-    region = make.item(CodeValue="X", CodingSchemeDesignator="SCT", CodeMeaning=meaning)
+def test_the_anatomic_region_of_enhanced_objects(make, outcome, code, meaning, refused, shared):
+    region = make.item(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning=meaning)
     if shared:
         anatomy = make.item(AnatomicRegionSequence=[region])
         elements = {"SharedFunctionalGroupsSequence": [make.item(FrameAnatomySequence=[anatomy])]}

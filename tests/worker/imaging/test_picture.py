@@ -156,10 +156,21 @@ def test_rubbish_in_the_chunks_beside_the_pixels(make, kind):
             assert make.reason(spoilt) in {RefusalReason.UNREADABLE, RefusalReason.CORRUPT_PIXELS}
 
 
-def test_an_animation_is_its_first_picture(make):
-    first, second = (Image.fromarray(make.eight_bits(**HEAD) // part) for part in (1, 2))
-    data = png(first, save_all=True, append_images=[second])
-    np.testing.assert_array_equal(only(data).pixels, make.eight_bits(**HEAD))
+@pytest.mark.parametrize("kind", ["PNG", "MPO"])
+def test_of_several_pictures_in_one_file_none_is_passed_over(make, kind):
+    first, second = (Image.fromarray(make.eight_bits(**HEAD) // part).convert("RGB") for part in (1, 2))
+    data = io.BytesIO()
+    first.save(data, kind, save_all=True, append_images=[second])
+    assert make.reason(data.getvalue()) is RefusalReason.UNREADABLE
+
+
+@pytest.mark.parametrize(("side", "refused"), [(0, False), (12, False), (40, True)])
+def test_a_vivid_overlay_is_no_slice(make, side, refused):
+    """A map of activation laid over a grey picture; a small coloured mark is none."""
+    colour = np.repeat(make.eight_bits(rows=160, columns=160)[..., None], 3, axis=-1)
+    colour[60 : 60 + side, 60 : 60 + side] = (255, 40, 0)
+    data = png(Image.fromarray(colour))
+    assert (make.reason(data) is RefusalReason.COLOUR) if refused else only(data)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP"])
