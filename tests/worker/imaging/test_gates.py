@@ -176,7 +176,7 @@ def test_a_map_among_pictures_costs_only_itself(make):
     frames[2].FrameAnatomySequence = [
         make.item(AnatomicRegionSequence=[make.item(CodeValue="72696002", CodeMeaning="Knee")])
     ]
-    data = make.native(pixels, NumberOfFrames=3, PerFrameFunctionalGroupsSequence=frames)
+    data = make.native(pixels, frames=3, PerFrameFunctionalGroupsSequence=frames)
     found = [getattr(frame, "reason", None) for frame in open_scan(data).slices()]
     assert found == [None, RefusalReason.DERIVED_MAP, RefusalReason.NOT_BRAIN]
     assert len(load(data)) == 1

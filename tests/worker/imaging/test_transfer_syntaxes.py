@@ -271,3 +271,26 @@ def test_markers_of_a_jpeg_are_followed(make):
     ):
         reason = make.reason(make.encapsulated([spoilt], uid.JPEGBaseline8Bit, make.eight_bits()))
         assert reason in {RefusalReason.CORRUPT_PIXELS, RefusalReason.TRUNCATED_PIXELS}
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless])
+def test_more_frames_than_the_header_tells_of_are_not_passed_over(make, syntax):
+    pixels = make.head()
+    streams = [make.codestream(pixels, syntax)] * 3
+    data = make.encapsulated(streams, syntax, pixels)
+    assert make.reason(data) is RefusalReason.CORRUPT_PIXELS
+
+
+@pytest.mark.parametrize("kind", ["HSV", "ARGB", "CMYK", "YBR_PARTIAL_420", "SMITH^JOHN", ""])
+def test_a_retired_photometric_interpretation_is_refused(make, kind):
+    pixels = np.repeat(make.eight_bits()[..., None], 3, axis=-1)
+    refusal = make.refusal(make.native(pixels, PhotometricInterpretation=kind))
+    assert refusal.reason is RefusalReason.CORRUPT_PIXELS
+    assert "SMITH" not in refusal.detail
+
+
+def test_values_at_the_high_end_of_their_words_are_refused(make):
+    """pydicom would wrap them: a bright spot becomes a dark one."""
+    pixels = (make.head() % 4096).astype(np.uint16) << 4
+    assert make.reason(make.native(pixels, BitsStored=12, HighBit=15)) is RefusalReason.CORRUPT_PIXELS
+    assert load(make.native(pixels >> 4, BitsStored=12, HighBit=11))
