@@ -72,6 +72,10 @@ def _watch(options: argparse.Namespace) -> int:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = shell.settings()
     database = shell.database(settings)
+    # A listening thread that breaks would quote paths; without it, everything is still found by looking.
+    threading.excepthook = lambda broken: logging.getLogger(__name__).error(
+        "a thread broke off: %s", broken.exc_type.__name__
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

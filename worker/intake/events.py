@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
+
+# It warns of folders that it finds twice, a race of its own that does no harm, and names their paths.
+warnings.filterwarnings("ignore", module=r"watchdog\.")
 
 # Reading a file makes events too: those are not asked for.
 _HEARD: list[type[FileSystemEvent]] = [

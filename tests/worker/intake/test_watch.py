@@ -352,6 +352,25 @@ def test_a_second_watcher_says_so(home, slicewise, start, folder):
     slicewise("watch", folder, "--once", "--quiet", "0.1")
 
 
+def test_no_path_is_printed_whatever_comes_at_once(home, folder, tmp_path, wait_until):
+    """Folders within new folders: watchdog finds some of them twice, and warns of it by name."""
+    words = [sys.executable, "-m", "slicewise.worker.cli", "watch", folder, "--quiet", "0.2", "--rescan", "1"]
+    with (tmp_path / "said").open("w") as said:
+        watching = subprocess.Popen([*words, "--reserve", "0"], stdout=subprocess.PIPE, stderr=said)
+        try:
+            assert watching.stdout.readline()
+            for number in range(60):
+                deep = folder / f"DOE^JANE {number}" / "19700101" / "deeper"
+                deep.mkdir(parents=True)
+                (deep / "slice").write_text(str(number))
+            wait_until(lambda: arrivals(home.database_url)[0] == 60)
+        finally:
+            watching.terminate()
+            watching.communicate()
+    assert watching.returncode == 0
+    assert not re.search("DOE|1970|deeper|Traceback|Warning", (tmp_path / "said").read_text())
+
+
 def test_two_names_of_one_folder_are_one_too_many(home, slicewise, folder):
     assert "is watched already" in slicewise("watch", folder, folder / ".", status=2).stderr
 
