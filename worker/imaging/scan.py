@@ -10,7 +10,7 @@ import numpy as np
 from slicewise.db.reasons import RefusalReason
 from slicewise.db.records import Header
 from slicewise.worker.errors import Refused
-from slicewise.worker.imaging import limits
+from slicewise.worker.imaging import likeness, limits
 from slicewise.worker.imaging.raster import Featureless, normalise
 
 
@@ -93,7 +93,9 @@ def to_raster(decoded: Slice) -> np.ndarray:
         ``blank`` or ``no_head``: nothing in the picture could be a head.
     """
     try:
-        return normalise(decoded.pixels, decoded.aspect)
+        raster = normalise(decoded.pixels, decoded.aspect)
+        likeness.check(raster)
+        return raster
     except Featureless as error:
         raise Refused(error.reason, str(error)) from None
 
