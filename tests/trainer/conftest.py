@@ -23,8 +23,8 @@ def head(label: int, seed: int) -> np.ndarray:
     y, x = np.mgrid[-1:1:120j, -1:1:100j]
     inside = np.hypot(x / 0.8, y / 0.9) < 1
     disc = np.hypot(x - 0.35 * np.cos(label * np.pi / 2), y - 0.35 * np.sin(label * np.pi / 2)) < 0.2
-    grey = inside * (90 + 15 * np.sin(8 * x + seed) * np.cos(6 * y)) + 100 * disc
-    return np.clip(grey + random.normal(0, 4, grey.shape), 0, 255).astype(np.uint8)
+    grey = inside * (90 + 30 * np.sin(8 * x + seed) * np.cos(6 * y)) + 100 * disc
+    return np.clip(grey + random.normal(0, 8, grey.shape), 0, 255).astype(np.uint8)
 
 
 def write_data_set(root: Path, per_class: int, parts: tuple[str, ...] = ("",)) -> Path:
