@@ -19,6 +19,7 @@ run: $(VENV)/.worker-$(FLAVOUR)  ## score the sample study, or make run SCANS=pa
 	@SLICEWISE_PROVIDER=$${SLICEWISE_PROVIDER:-$(PROVIDER_$(FLAVOUR))} $(BIN)/slicewise run "$(SCANS)"
 
 test: $(VENV)/.dev  ## install what the tests need, then run all of them
+	@tests/peers.sh
 	$(BIN)/python -m pytest
 
 dev: $(VENV)/.dev  ## install what training, exporting and the tests need
@@ -32,8 +33,10 @@ format: $(VENV)/.dev  ## put every file into the house's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict, side by side
+bench: $(VENV)/.dev  ## slices per second beside bare ONNX Runtime and keras predict; C-STORE beside dcmtk
 	$(BIN)/python -m tests.bench.throughput
+	@tests/peers.sh
+	$(BIN)/python -m tests.bench.receive
 
 chaos: $(VENV)/.dev  ## kill at random for an hour or more: CHAOS_KILLS=1000 CHAOS_SEED=1
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s tests/chaos

@@ -30,6 +30,9 @@ BROAD = {
     ("worker/pipeline.py", "prepare"): "a failure of this file, not of its neighbours",
     ("worker/queue/work.py", "on_job"): "the task: the jobs are handed back, the error goes on",
     ("worker/queue/app.py", "_sweep"): "the timer: the next sweep tries again",
+    ("worker/intake/receiving/committer.py", "_settle"): "a request: whoever waits is told that it was not taken",
+    ("worker/intake/receiving/messages.py", "receive_primitive"): "the association ends: pynetdicom raises anything",
+    ("worker/intake/receiving/upper_layer.py", "_read_pdu_data"): "the association ends: pynetdicom raises anything",
     ("export/backend.py", "_quiet"): "nothing: what was held back is shown, the error goes on",
 }
 
