@@ -35,7 +35,7 @@ format: $(VENV)/.dev  ## put every file into the house's form
 
 bench: $(VENV)/.dev  ## slices per second beside bare ONNX Runtime and keras predict; C-STORE beside dcmtk
 	$(BIN)/python -m tests.bench.throughput
-	@tests/peers.sh
+	@tests/peers.sh orthanc
 	$(BIN)/python -m tests.bench.receive
 
 chaos: $(VENV)/.dev  ## kill at random for an hour or more: CHAOS_KILLS=1000 CHAOS_SEED=1

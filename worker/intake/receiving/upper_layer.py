@@ -54,6 +54,10 @@ _PATIENCE_SECONDS = 0.25
 LINE_SECONDS = 1.0
 
 
+_REQUESTED = "Evt6"
+"""An A-ASSOCIATE-RQ has come."""
+
+
 class _Malformed(Exception):
     """A PDU of an unknown type, or longer than it may be."""
 
@@ -162,25 +166,32 @@ class UpperLayer(DULServiceProvider):
         return reading and bool(ready)
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU, and say what came (PS3.8 table 9-10)."""
+        """Read one PDU, and say what came."""
+        if self._read_event() != _REQUESTED and self.assoc.requestor.primitive is None:
+            # No association can come of it. pynetdicom's other thread would wait for one until the ARTIM timer ends.
+            self.to_user_queue.put(None)
+
+    def _read_event(self) -> str:
+        """Read one PDU; the event that it is (PS3.8 table 9-10), which has been queued."""
         assert self.socket
         try:
             kind, received = self._pdu()
         except OSError:
             # Closed, or as good as; closing gives Evt17.
             self.socket.close()
-            return
+            return "Evt17"
         except _Malformed:
             self.event_queue.put("Evt19")
-            return
+            return "Evt19"
         try:
             pdu, event = (_Data(received), "Evt10") if kind == _P_DATA_TF else self._decode_pdu(received)
         except Exception:  # noqa: BLE001
             # The boundary of an association: pynetdicom's parsers raise nearly anything on rubbish.
             self.event_queue.put("Evt19")
-            return
+            return "Evt19"
         self._recv_pdu.put(pdu)  # type: ignore[arg-type]
         self.event_queue.put(event)
+        return event
 
     def _pdu(self) -> tuple[int, bytearray]:
         """Type of a PDU and all of it; of a P-DATA-TF only what follows its header."""
