@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,13 +31,7 @@ def start(
     The kernel sends the child SIGTERM when its parent dies, however it dies: a killed ``slicewise up`` leaves
     no Redis behind to write the same append-only file as the next one's.
     """
-    parent, libc = os.getpid(), ctypes.CDLL(None, use_errno=True)
-
-    def before_exec() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
+    follow = follower()
     return subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
@@ -45,5 +39,17 @@ def start(
         stderr=subprocess.STDOUT,
         env=environment,
         start_new_session=True,
-        preexec_fn=before_exec,  # noqa: PLW1509 (no other thread of ours runs yet; the call is async-signal-safe)
+        preexec_fn=follow,  # noqa: PLW1509 (no other thread of ours runs yet; the call is async-signal-safe)
     )
+
+
+def follower() -> Callable[[], None]:
+    """Make, in a parent, what its child has to call first after the fork: it then gets SIGTERM when the parent dies."""
+    parent, libc = os.getpid(), ctypes.CDLL(None, use_errno=True)
+
+    def follow() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return follow

@@ -1,0 +1,67 @@
+"""Who a data set says it is, read from its first bytes."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+from pydicom import Dataset, uid
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+
+from slicewise.db.reasons import RefusalReason
+from slicewise.worker.imaging import foreign, limits
+
+HEAD_BYTES = 128 * 2**10
+"""Most of a data set that is looked at; what identifies it stands before its pictures and their long sequences."""
+
+_SERIES_INSTANCE_UID = 0x0020000E
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The UIDs as the data set gives them; None where it does not, or not within `HEAD_BYTES`."""
+
+    sop_class_uid: str | None
+    sop_instance_uid: str | None
+    series_instance_uid: str | None
+
+
+def identify(head: bytes, transfer_syntax: str) -> Identity:
+    """Read the identifying elements of an encoded data set without file meta information.
+
+    Parameters
+    ----------
+    head
+        Its first bytes, at most `HEAD_BYTES` of which are looked at.
+
+    Raises
+    ------
+    Refused
+        ``unreadable`` or ``too_large``: it cannot be parsed.
+    """
+    with foreign.refusing(RefusalReason.UNREADABLE, "no DICOM data set can be read from it"):
+        dataset = _parse(head[:HEAD_BYTES], transfer_syntax)
+        return Identity(*(_uid(dataset, name) for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")))
+
+
+def _parse(head: bytes, transfer_syntax: str) -> Dataset:
+    if transfer_syntax == uid.DeflatedExplicitVRLittleEndian:
+        head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, HEAD_BYTES)
+    buffer = limits.Metered(head)
+    implicit, little = transfer_syntax == uid.ImplicitVRLittleEndian, transfer_syntax != uid.ExplicitVRBigEndian
+    try:
+        return read_dataset(buffer, implicit, little, stop_when=_behind)
+    finally:
+        buffer.check()
+
+
+def _behind(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) > _SERIES_INSTANCE_UID
+
+
+def _uid(dataset: Dataset, name: str) -> str | None:
+    # PS3.5 9.1; what is no UID could be a name.
+    text = str(dataset.get(name) or "")
+    return text if re.fullmatch(r"[0-9.]{1,64}", text) else None

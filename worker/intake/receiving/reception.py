@@ -1,0 +1,192 @@
+"""One object, from the first byte of its data set to the answer. Knows no network."""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import IntEnum
+from pathlib import Path
+
+from slicewise.db.records import Content
+from slicewise.worker.errors import Refused, Retryable
+from slicewise.worker.imaging import identity, limits
+from slicewise.worker.intake.receiving.committer import Committer, Sending
+from slicewise.worker.intake.receiving.heading import heading
+from slicewise.worker.intake.spool import Spool
+
+
+class Status(IntEnum):
+    """What a C-STORE is answered with: PS3.4 B.2.3, and PS3.7 C for the general ones."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110
+    INVALID_INSTANCE = 0x0117
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
+    OUT_OF_RESOURCES = 0xA700
+    DOES_NOT_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+
+
+class Declined(Exception):
+    """An object that was not kept.
+
+    Parameters
+    ----------
+    status
+        What the peer is told.
+    comment
+        Why, as Error Comment (0000,0902): at most 64 characters, nothing of the object's own.
+    """
+
+    def __init__(self, status: Status, comment: str) -> None:
+        super().__init__(status, comment)
+        self.status, self.comment = status, comment
+
+
+class Arriving:
+    """An object on its way into the spool, piece by piece: memory holds no more of it than its head.
+
+    A failure is kept until the object has come to its end: that is when its sender listens.
+    """
+
+    def __init__(self, spool: Spool, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
+        self._named = (sop_class, sop_instance)
+        self._transfer_syntax = transfer_syntax
+        self._head = bytearray()
+        self._size = 0
+        self._declined: Declined | None = None
+        self._incoming = None
+        if not re.fullmatch(r"[0-9.]{1,64}", sop_instance):
+            # PS3.7 Annex C, invalid object instance: the UID violates the construction rules (PS3.5 9.1).
+            self.decline(Declined(Status.INVALID_INSTANCE, "the SOP Instance UID is no UID"))
+            return
+        try:
+            self._incoming = spool.begin()
+            self._incoming.write(heading(sop_class, sop_instance, transfer_syntax))
+        except OSError as error:
+            self._fail(error)
+
+    def write(self, fragment: bytes) -> None:
+        """Add a fragment of the data set.
+
+        Raises
+        ------
+        Declined
+            It is so long that nobody will wait for its end.
+        """
+        self._size += len(fragment)
+        if self._size > 2 * limits.MAX_FILE_BYTES:
+            raise Declined(Status.OUT_OF_RESOURCES, "endless")
+        if self._size > limits.MAX_FILE_BYTES:
+            self.decline(
+                Declined(Status.OUT_OF_RESOURCES, f"more than {limits.MAX_FILE_BYTES >> 20} MiB in one object")
+            )
+        if self._incoming is None:
+            return
+        if len(self._head) < identity.HEAD_BYTES:
+            self._head += fragment[: identity.HEAD_BYTES - len(self._head)]
+        try:
+            self._incoming.write(fragment)
+        except OSError as error:
+            self._fail(error)
+
+    def keep(self) -> tuple[str, int, str | None]:
+        """Make it durable; its SHA-256, its size in bytes and its series.
+
+        Raises
+        ------
+        Declined
+            It is not what the command said, or could not be kept.
+        """
+        if self._declined is None:
+            series = self._check()
+            try:
+                assert self._incoming
+                stored = self._incoming.keep()
+                return stored.sha256, stored.size_bytes, series
+            except OSError as error:
+                self._fail(error)
+        assert self._declined
+        raise self._declined
+
+    def decline(self, declined: Declined) -> None:
+        """Keep nothing of it; the first reason stands."""
+        self._declined = self._declined or declined
+        self.discard()
+
+    def discard(self) -> None:
+        """Let go of what is not kept; does no harm to what is."""
+        if self._incoming:
+            incoming, self._incoming = self._incoming, None
+            incoming.__exit__()
+
+    def _fail(self, error: OSError) -> None:
+        self.decline(Declined(Status.OUT_OF_RESOURCES, f"the spool cannot be written: {error.strerror}"[:64]))
+
+    def _check(self) -> str | None:
+        """See that the data set is what the command announced (PS3.4 B.2.3); its series."""
+        try:
+            found = identity.identify(bytes(self._head), self._transfer_syntax)
+        except Refused as refused:
+            raise Declined(Status.CANNOT_UNDERSTAND, "the data set cannot be parsed") from refused
+        given = (found.sop_class_uid, found.sop_instance_uid)
+        if given == (None, None):
+            raise Declined(Status.CANNOT_UNDERSTAND, "no SOP Class and Instance UID in the data set")
+        if given != self._named:
+            raise Declined(Status.DOES_NOT_MATCH, "SOP Class or Instance UID differ from the command's")
+        return found.series_instance_uid
+
+
+class Reception:
+    """Where objects are kept; one for a process, shared by its associations.
+
+    Parameters
+    ----------
+    spool
+        The spool's folder.
+    reserve_bytes
+        Bytes of the disk that stay free: below them everything is declined, until there is room again.
+    """
+
+    def __init__(self, spool: Path, committer: Committer, *, reserve_bytes: int) -> None:
+        self._root, self._spool = spool, Spool(spool)
+        self._committer = committer
+        self._reserve_bytes = reserve_bytes
+
+    def begin(self, sop_class: str, sop_instance: str, transfer_syntax: str) -> Arriving:
+        """Begin an object that a C-STORE command announces."""
+        arriving = Arriving(self._spool, sop_class, sop_instance, transfer_syntax)
+        if self._free() < self._reserve_bytes:
+            arriving.decline(Declined(Status.OUT_OF_RESOURCES, "the disk is full: its reserve is reached"))
+        return arriving
+
+    def keep(self, sending: Sending, arriving: Arriving, sop_instance: str) -> str:
+        """Keep an object that has come to its end; its SHA-256. Only now may success be answered.
+
+        Raises
+        ------
+        Declined
+            It is neither in the database nor, as far as anybody will ever ask, in the spool.
+        """
+        try:
+            sha256, size, series = arriving.keep()
+        finally:
+            arriving.discard()
+        try:
+            self._committer.add(sending, series, Content(sha256, size, f"{sending.sender}/{sop_instance}"))
+        except Retryable as error:
+            raise Declined(Status.OUT_OF_RESOURCES, "the database is away: send it again later") from error
+        return sha256
+
+    def end(self, sending: Sending) -> None:
+        """An association is over: its jobs need not wait until they have been quiet."""
+        if sending.jobs:
+            self._committer.end(sending)
+
+    def _free(self) -> int:
+        try:
+            found = os.statvfs(self._root)
+        except OSError:
+            # The spool is made with the first object; a disk that fails says so itself.
+            return self._reserve_bytes
+        return found.f_bavail * found.f_frsize

@@ -1,0 +1,198 @@
+"""``slicewise receive``. Importing this is cheap: what the command needs is imported in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from slicewise.worker import shell
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    import threading
+
+    from slicewise.worker.intake.receiving.callers import Callers
+    from slicewise.worker.settings import Settings
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-command."""
+    receive = commands.add_parser("receive", help="take in what a PACS sends over the DICOM network (C-STORE)")
+    receive.add_argument("--port", type=_port, default=11112, help="where to listen (default: %(default)s)")
+    receive.add_argument("--address", default="127.0.0.1", help="on which of this host's (default: %(default)s)")
+    receive.add_argument("--aet", type=_ae_title, default="SLICEWISE", help="own AE title (default: %(default)s)")
+    receive.add_argument("--calling", type=_ae_title, action="append", default=[], metavar="AET", help="who may call")
+    receive.add_argument(
+        "--allow",
+        type=_network,
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="an address, or a network, that may connect",
+    )
+    for name, text in (
+        ("cert", "certificate of this host, with its chain"),
+        ("key", "its private key, where that is not in the same file"),
+        ("ca", "who has signed the peers' certificates: they have to show one"),
+    ):
+        receive.add_argument(f"--tls-{name}", type=shell.path, metavar="PEM", help=text)
+    for name, default, unit, text in (
+        ("associations", 16, "N", "most at a time, in each process"),
+        ("processes", 1, "N", "receivers that share the port"),
+        ("idle", 60, "SECONDS", "abort an association that is silent for so long"),
+        ("gather", 10, "SECONDS", "close the job of a series that has brought nothing for so long"),
+    ):
+        receive.add_argument(
+            f"--{name}", type=shell.positive, default=default, metavar=unit, help=f"{text} (default: {default})"
+        )
+    receive.add_argument(
+        "--reserve", type=_count, default=1024, metavar="MIB", help="leave so much of the disk free (default: 1024)"
+    )
+    receive.add_argument("--lane", choices=("routine", "stat"), default="routine", help="stat overtakes routine")
+    receive.set_defaults(run=_receive, interrupted="what was answered with success is kept")
+
+
+def _port(text: str) -> int:
+    number = _count(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError("give a port, from 1 to 65535 (0: any free one)")
+    return number
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else shell.positive(text)
+
+
+def _ae_title(text: str) -> str:
+    from slicewise.worker.intake.receiving.callers import ae_title
+
+    try:
+        return ae_title(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("give 1 to 16 printable characters, no backslash") from None
+
+
+def _network(text: str) -> Any:
+    from slicewise.worker.intake.receiving.callers import network
+
+    try:
+        return network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}: give 10.1.2.3 or 10.1.2.0/24") from None
+
+
+def _receive(options: argparse.Namespace) -> int:
+    import logging
+    import signal
+    import threading
+
+    from slicewise.worker.intake.receiving import processes
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    settings, callers, tls = shell.settings(), _callers(options), _tls(options)
+    # Asked here, so that a person hears of it; each receiver opens its own after the fork.
+    shell.database(settings).close()
+    stop = threading.Event()
+    with processes.listen(options.address, options.port) as listening:
+        work = _work(options, settings, listening=listening, callers=callers, tls=tls, stop=stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        _say_hello(options, settings, listening, tls)
+        if options.processes == 1:
+            work()
+        else:
+            processes.keep_running(options.processes, work, stop)
+    return 0
+
+
+def _callers(options: argparse.Namespace) -> Callers:
+    from slicewise.worker.errors import Misconfigured
+    from slicewise.worker.intake.receiving.callers import Callers, check_listening
+
+    try:
+        networks = check_listening(options.address, options.allow, client_certificates=options.tls_ca is not None)
+    except ValueError:
+        raise Misconfigured(f"--address {options.address} is no IP address: give one of this host's") from None
+    return Callers(options.aet, tuple(options.calling), networks)
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    import ssl
+
+    from slicewise.worker.errors import Misconfigured
+
+    if options.tls_cert is None:
+        if options.tls_key or options.tls_ca:
+            raise Misconfigured("--tls-key and --tls-ca need --tls-cert, the certificate of this host")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+        if options.tls_ca:
+            context.load_verify_locations(options.tls_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise Misconfigured(
+            f"the TLS files cannot be used ({error.strerror or type(error).__name__}): give PEM files that belong together"
+        ) from None
+    return context
+
+
+def _work(
+    options: argparse.Namespace,
+    settings: Settings,
+    *,
+    listening: socket.socket,
+    callers: Callers,
+    tls: ssl.SSLContext | None,
+    stop: threading.Event,
+) -> Callable[[], None]:
+    """What one receiver does."""
+
+    def work() -> None:
+        from contextlib import closing
+
+        from slicewise.db.records import Lane
+        from slicewise.worker.intake.bells import Bells
+        from slicewise.worker.intake.receiving.committer import Committer
+        from slicewise.worker.intake.receiving.reception import Reception
+        from slicewise.worker.intake.receiving.server import Bounds, Server
+        from slicewise.worker.queue import app
+
+        with (
+            closing(shell.database(settings)) as database,
+            Bells(app.ring) as ring,
+            Committer(
+                database,
+                ring,
+                job_files=settings.job_files,
+                quiet_seconds=options.gather,
+                lane=Lane(options.lane),
+            ) as committer,
+        ):
+            reception = Reception(settings.spool, committer, reserve_bytes=options.reserve * 2**20)
+            bounds = Bounds(options.associations, options.idle)
+            Server(listening, callers, reception, bounds, tls).serve(stop)
+
+    return work
+
+
+def _say_hello(
+    options: argparse.Namespace, settings: Settings, listening: socket.socket, tls: ssl.SSLContext | None
+) -> None:
+    from slicewise.worker import service
+
+    if settings.embedded and not service.served(settings.home):
+        print(f"slicewise: no worker serves {settings.home} now: start 'slicewise up'", file=sys.stderr)
+    address, port = listening.getsockname()[:2]
+    secured = "" if tls is None else ", by TLS with certificates" if options.tls_ca else ", by TLS"
+    callers = ", ".join(options.calling) or "any caller"
+    print(
+        f"slicewise receives as {options.aet} on {address} port {port}{secured}, from {callers}; Ctrl-C stops it",
+        flush=True,
+    )
