@@ -34,7 +34,7 @@ class Callers:
     def admit(self, address: str) -> bool:
         """Whether an address may connect at all."""
         known = _address(address)
-        return known.is_loopback or any(known in network for network in self.networks)
+        return any(known in network for network in self.networks) if self.networks else known.is_loopback
 
 
 def check_listening(address: str, networks: Sequence[Network], *, client_certificates: bool) -> tuple[Network, ...]:
