@@ -13,9 +13,22 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import BigInteger, ColumnElement, and_, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -28,6 +41,19 @@ MAX_ATTEMPTS = 3
 """A job that has failed this often, however it died, is dead."""
 
 _INSERT_ROWS = 1000
+
+
+# What is done for each file that comes: on tables and, where it can be, built once. By way of the ORM's classes it costs
+# three times as much processor time (measured).
+_JOBS, _INSTANCES, _ARRIVALS = (cast("Table", entity.__table__) for entity in (Job, Instance, Arrival))
+_PROLONG = (
+    update(_JOBS)
+    .where(_JOBS.c.id == bindparam("job"), _JOBS.c.status == JobStatus.OPEN)
+    .values(open_until=bindparam("until"))
+)
+_KEYS = select(_INSTANCES.c.content_sha256, _INSTANCES.c.id).where(
+    _INSTANCES.c.content_sha256.in_(bindparam("contents", expanding=True))
+)
 
 
 class LeaseLost(Exception):
@@ -82,8 +108,7 @@ def collect(
         The job that holds these arrivals.
     """
     until = now(session) + timedelta(seconds=quiet_seconds)
-    prolonged = update(Job).where(Job.id == job_id, Job.status == JobStatus.OPEN).values(open_until=until)
-    if job_id is None or not _changed(session.execute(prolonged)):
+    if job_id is None or not _changed(session.execute(_PROLONG, {"job": job_id, "until": until})):
         job = _new_job(session, submission, lane, JobStatus.OPEN, open_until=until)
         audit(session, sender or way, Action.SENT, submission, f"by {way} in job {job.uid}")
         job_id = job.id
@@ -122,15 +147,24 @@ def _arrive(session: Session, job_id: int, contents: Sequence[Content], way: str
     sizes = {c.sha256: c.size_bytes for c in contents}
     _insert_missing(
         session,
-        Instance,
+        _INSTANCES,
         [{"content_sha256": sha, "size_bytes": size, "created_at": at} for sha, size in sizes.items()],
         ["content_sha256"],
     )
-    found = select(Instance.content_sha256, Instance.id).where(Instance.content_sha256.in_(sizes))
-    keys = {sha: key for sha, key in session.execute(found)}
-    session.add_all(
-        Arrival(job_id=job_id, instance_id=keys[c.sha256], way=way, source=c.source, sender=sender, received_at=at)
-        for c in contents
+    keys = {sha: key for sha, key in session.execute(_KEYS, {"contents": list(sizes)})}
+    session.execute(
+        insert(_ARRIVALS),
+        [
+            {
+                "job_id": job_id,
+                "instance_id": keys[c.sha256],
+                "way": way,
+                "source": c.source,
+                "sender": sender,
+                "received_at": at,
+            }
+            for c in contents
+        ],
     )
 
 
@@ -404,7 +438,7 @@ def _storable(value: str | int | None) -> str | int | None:
     return value.replace("\0", "").encode("utf-8", "replace").decode() or None
 
 
-def _insert_missing(session: Session, table: type, rows: list[dict[str, Any]], key: list[str]) -> None:
+def _insert_missing(session: Session, table: type | Table, rows: list[dict[str, Any]], key: list[str]) -> None:
     insert_or_not = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     # In one order everywhere, so that two writers of the same rows cannot wait for each other in a circle.
     rows = sorted(rows, key=lambda row: tuple(row[k] for k in key))

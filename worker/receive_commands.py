@@ -164,17 +164,14 @@ def _work(
         from slicewise.worker.intake.receiving.server import Bounds, Server
         from slicewise.worker.queue import app
 
-        with (
-            closing(shell.database(settings)) as database,
-            Bells(app.ring) as ring,
-            Committer(
+        with closing(shell.database(settings)) as database, Bells(app.ring) as ring:
+            committer = Committer(
                 database,
                 ring,
                 job_files=settings.job_files,
                 quiet_seconds=options.gather,
                 lane=Lane(options.lane),
-            ) as committer,
-        ):
+            )
             reception = Reception(settings.spool, committer, reserve_bytes=options.reserve * 2**20)
             bounds = Bounds(options.associations, options.idle)
             Server(listening, callers, reception, bounds, tls).serve(stop)

@@ -86,7 +86,7 @@ class Incoming:
             # After `keep` the name is gone already.
             self._partial.unlink(missing_ok=True)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Add bytes.
 
         Raises

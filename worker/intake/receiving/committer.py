@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from slicewise.db import writes
@@ -42,20 +41,21 @@ class Sending:
     jobs: OrderedDict[str | None, _OpenJob] = field(default_factory=OrderedDict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Request:
     """A content to be committed, or (None) the end of a sending."""
 
     sending: Sending
     series: str | None = None
     content: Content | None = None
-    done: Future[None] = field(default_factory=Future)
+    settled: bool = False
+    failure: str | None = None
 
 
 class Committer:
-    """A thread that commits whatever has come while it was at the last commit. Use it as a context.
+    """Commits what many threads bring, in turn: whoever's turn it is commits everything that has come meanwhile.
 
-    Nothing waits where nothing is under way, and under load a commit, whose cost is mostly that of the disk, is shared.
+    Nobody waits where nothing is under way, and under load a commit, whose cost is mostly that of the disk, is shared.
 
     Parameters
     ----------
@@ -78,16 +78,8 @@ class Committer:
     ) -> None:
         self._database, self._ring = database, ring
         self._job_files, self._quiet_seconds, self._lane = job_files, quiet_seconds, lane
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
-
-    def __enter__(self) -> Committer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._requests.put(None)
-        self._thread.join()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._turn = threading.Lock()
 
     def add(self, sending: Sending, series: str | None, content: Content) -> None:
         """Add a content that lies in the spool to the open job of its series; returns when that is committed.
@@ -97,40 +89,47 @@ class Committer:
         Retryable
             The database did not take it.
         """
-        request = _Request(sending, series, content)
-        self._requests.put(request)
-        request.done.result()
+        self._await(_Request(sending, series, content))
 
     def end(self, sending: Sending) -> None:
-        """Close the jobs of a sending, soon. Where that fails, they close by themselves when they have been quiet."""
-        self._requests.put(_Request(sending))
+        """Close the jobs of a sending.
 
-    def _run(self) -> None:
-        running = True
-        while running:
-            requests = [self._requests.get()]
-            while not self._requests.empty():
-                requests.append(self._requests.get())
-            running = None not in requests
-            self._settle([request for request in requests if request])
+        Raises
+        ------
+        Retryable
+            The database did not do it; they close by themselves when they have been quiet.
+        """
+        self._await(_Request(sending))
+
+    def _await(self, request: _Request) -> None:
+        self._requests.put(request)
+        with self._turn:
+            if not request.settled:
+                self._settle(self._waiting())
+        if request.failure:
+            raise Retryable(request.failure)
+
+    def _waiting(self) -> list[_Request]:
+        waiting = []
+        while not self._requests.empty():
+            waiting.append(self._requests.get())
+        return waiting
 
     def _settle(self, requests: list[_Request]) -> None:
-        """Commit requests, and tell those who wait; one that the database refuses does not harm its neighbours."""
-        if not requests:
-            return
+        """Commit requests and note how that went; one that the database refuses does not harm its neighbours."""
         try:
             closed = self._commit(requests)
         except Exception as error:  # noqa: BLE001
-            # The boundary of a request: whatever it is, nobody may be left waiting.
+            # The boundary of a request: whatever it is, those who wait for this turn are told.
             if len(requests) > 1 and not isinstance(error, DatabaseError):
                 for request in requests:
                     self._settle([request])
                 return
             for request in requests:
-                request.done.set_exception(Retryable(f"the database did not take it ({type(error).__name__})"))
+                request.settled, request.failure = True, f"the database did not take it ({type(error).__name__})"
             return
         for request in requests:
-            request.done.set_result(None)
+            request.settled = True
         for job, lane in closed:
             self._ring(job, Lane(lane))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class Arriving:
         except OSError as error:
             self._fail(error)
 
-    def write(self, fragment: bytes) -> None:
+    def write(self, fragment: bytes | memoryview) -> None:
         """Add a fragment of the data set.
 
         Raises
@@ -181,7 +182,8 @@ class Reception:
     def end(self, sending: Sending) -> None:
         """An association is over: its jobs need not wait until they have been quiet."""
         if sending.jobs:
-            self._committer.end(sending)
+            with suppress(Retryable):
+                self._committer.end(sending)
 
     def _free(self) -> int:
         try:

@@ -11,10 +11,12 @@ import os
 import queue
 import select
 import ssl
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 if TYPE_CHECKING:
@@ -29,11 +31,13 @@ MAX_PDU_BYTES = 256 * 2**10
 _MAX_REQUEST_BYTES = 256 * 2**10
 _MAX_CONTROL_BYTES = 1024
 
+_P_DATA_TF = 0x04
+
 # By type (PS3.8 9.3). A-ASSOCIATE-AC and -RJ are nothing that an acceptor is sent. Some peers count headers into
 # the length.
 _MOST = {
     0x01: _MAX_REQUEST_BYTES,
-    0x04: MAX_PDU_BYTES + 64,
+    _P_DATA_TF: MAX_PDU_BYTES + 64,
     0x05: _MAX_CONTROL_BYTES,
     0x06: _MAX_CONTROL_BYTES,
     0x07: _MAX_CONTROL_BYTES,
@@ -64,6 +68,27 @@ class _Told(queue.Queue[Any]):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         super().put(item, block, timeout)
         self._association.dimse.msg_queue.put((None, None))
+
+
+class _Data:
+    """A P-DATA-TF PDU (PS3.8 9.3.5), read without a copy of what it carries; pynetdicom's makes six."""
+
+    def __init__(self, body: bytearray) -> None:
+        view, at = memoryview(body).toreadonly(), 0
+        self._values: list[tuple[int, memoryview]] = []
+        while at < len(view):
+            length, context = struct.unpack_from(">IB", view, at)
+            # The length counts the context and a message control header.
+            if length < 2 or at + 4 + length > len(view):
+                raise _Malformed
+            self._values.append((context, view[at + 5 : at + 4 + length]))
+            at += 4 + length
+
+    def to_primitive(self) -> P_DATA:
+        """As the DIMSE layer takes it."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.extend(self._values)  # type: ignore[arg-type]
+        return primitive
 
 
 class UpperLayer(DULServiceProvider):
@@ -136,7 +161,7 @@ class UpperLayer(DULServiceProvider):
         """Read one PDU, and say what came (PS3.8 table 9-10)."""
         assert self.socket
         try:
-            received = self._pdu()
+            kind, received = self._pdu()
         except OSError:
             # Closed, or as good as; closing gives Evt17.
             self.socket.close()
@@ -145,15 +170,16 @@ class UpperLayer(DULServiceProvider):
             self.event_queue.put("Evt19")
             return
         try:
-            pdu, event = self._decode_pdu(received)
+            pdu, event = (_Data(received), "Evt10") if kind == _P_DATA_TF else self._decode_pdu(received)
         except Exception:  # noqa: BLE001
             # The boundary of an association: pynetdicom's parsers raise nearly anything on rubbish.
             self.event_queue.put("Evt19")
             return
-        self._recv_pdu.put(pdu)
+        self._recv_pdu.put(pdu)  # type: ignore[arg-type]
         self.event_queue.put(event)
 
-    def _pdu(self) -> bytearray:
+    def _pdu(self) -> tuple[int, bytearray]:
+        """Type of a PDU and all of it; of a P-DATA-TF only what follows its header."""
         end = time.monotonic() + self._seconds()
         header = self._exactly(6, end)
         length = int.from_bytes(header[2:6], "big")
@@ -161,7 +187,8 @@ class UpperLayer(DULServiceProvider):
             raise _Malformed
         if self.assoc.is_established:
             end += length / _BYTES_PER_SECOND
-        return header + self._exactly(length, end)
+        body = self._exactly(length, end)
+        return header[0], body if header[0] == _P_DATA_TF else header + body
 
     def _seconds(self) -> float:
         """How long a PDU may take. Before there is an association the ARTIM timer counts (PS3.8 9.1.5)."""
