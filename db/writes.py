@@ -143,6 +143,8 @@ def _new_job(session: Session, submission: str, lane: Lane, status: JobStatus, *
 
 
 def _arrive(session: Session, job_id: int, contents: Sequence[Content], way: str, sender: str | None) -> None:
+    if not contents:
+        return
     at = now(session)
     sizes = {c.sha256: c.size_bytes for c in contents}
     _insert_missing(
