@@ -71,7 +71,8 @@ class Incoming:
     def __init__(self, spool: Spool, partial: Path) -> None:
         self._spool = spool
         self._partial = partial
-        _make_folder(partial.parent)
+        for changed in _make_folder(partial.parent):
+            _sync_folder(changed)
         self._writing = partial.open("xb")
         self._digest = hashlib.sha256()
         self.size_bytes = 0
@@ -107,23 +108,27 @@ class Incoming:
             The disk is full, or failed; nothing was kept.
         """
         final = self._spool.path(self._digest.hexdigest())
-        if not final.exists():
-            self._writing.flush()
-            os.fsync(self._writing.fileno())
-            _make_folder(final.parent)
-            self._partial.replace(final)
         # Its name is its content: what lies there already is this very file. Whoever put it there may not have come
         # as far as making the name durable.
-        _sync_folder(final.parent)
+        changed = [final.parent]
+        if not final.exists():
+            # New folders are made before the wait for the disk, which mostly makes them durable too.
+            changed += _make_folder(final.parent)
+            self._writing.flush()
+            os.fsync(self._writing.fileno())
+            self._partial.replace(final)
+        for folder in changed:
+            _sync_folder(folder)
         return Spooled(final.name, self.size_bytes)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each durable in its parent."""
-    if not folder.exists():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; the folders in which a name was made, which have to be made durable."""
+    if folder.exists():
+        return []
+    changed = _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    return [folder.parent, *changed]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import ssl
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.transport import AddressInformation
 
 from slicewise.worker.intake.receiving import contexts
 from slicewise.worker.intake.receiving.callers import printable
+from slicewise.worker.intake.receiving.commands import C_STORE_RQ, Command, Unexpected
 from slicewise.worker.intake.receiving.committer import Sending
-from slicewise.worker.intake.receiving.messages import DataSet, Messages, Unexpected
+from slicewise.worker.intake.receiving.messages import Message, Messages
 from slicewise.worker.intake.receiving.reception import Arriving, Declined, Reception, Status
 from slicewise.worker.intake.receiving.upper_layer import LINE_SECONDS, MAX_PDU_BYTES, Line, UpperLayer
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
-    from pynetdicom.presentation import PresentationContext
 
     from slicewise.worker.intake.receiving.server import Server
 
@@ -61,7 +59,8 @@ class Receiving(Association):
         self._sending = Sending(f"?@{address}")
         self._answers: Counter[int] = Counter()
         self.upper_layer = UpperLayer(self)
-        self.dul, self.dimse = self.upper_layer, Messages(self, self._begin)
+        self._messages = Messages(self, self._begin)
+        self.dul, self.dimse = self.upper_layer, self._messages
         self._stopping = False
         # The timers are the upper layer's, which is another one now.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
@@ -108,11 +107,10 @@ class Receiving(Association):
     def _run_reactor(self) -> None:
         """Serve until released, aborted, silent for too long, or stopped."""
         while not self._kill:
-            context, message = self._next_message()
+            message = self._messages.next(_PATIENCE_SECONDS)
             if message is not None:
-                assert context is not None
-                self._serve_request(message, context)
-                self.upper_layer._idle_timer.restart()  # noqa: SLF001
+                self._serve(message)
+                self.upper_layer.heard()
             elif self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released, self.is_established = True, False
@@ -125,56 +123,45 @@ class Receiving(Association):
             elif self.dul.idle_timer_expired():
                 log.warning("%s: silent for too long", self._sending.sender)
                 self.abort()
-            if self._stopping and self.dimse.message is None and self.dimse.msg_queue.empty():
+            if self._stopping and self._messages.idle:
                 self.abort()
 
-    def _next_message(self) -> Any:
-        try:
-            return self.dimse.msg_queue.get(timeout=_PATIENCE_SECONDS)
-        except queue.Empty:
-            return None, None
-
-    def _begin(self, context_id: int, sop_class: str, sop_instance: str) -> Arriving:
+    def _begin(self, context_id: int, command: Command) -> Arriving:
         """Begin an object; called by the upper layer's thread with the first fragment."""
         context = self._accepted_cx.get(context_id)
         if context is None:
             raise Unexpected("a presentation context that was not accepted")
-        return self._reception.begin(sop_class, sop_instance, str(context.transfer_syntax[0]))
+        return self._reception.begin(command.sop_class, command.sop_instance, str(context.transfer_syntax[0]))
 
-    def _serve_request(self, message: Any, context_id: int) -> None:
-        """Answer a message: C-ECHO and C-STORE, and nothing else."""
-        context = self._accepted_cx.get(context_id)
-        if context is None or not isinstance(message, C_ECHO | C_STORE) or not message.is_valid_request:
-            log.warning("%s: a message that was not negotiated", self._sending.sender)
+    def _serve(self, message: Message) -> None:
+        """Answer a request."""
+        context = self._accepted_cx.get(message.context)
+        if context is None:
+            log.warning("%s: a presentation context that was not accepted", self._sending.sender)
             self.abort()
             return
-        answer: Any = type(message)()
-        answer.MessageIDBeingRespondedTo = message.MessageID
-        answer.AffectedSOPClassUID = message.AffectedSOPClassUID
-        if isinstance(message, C_STORE):
-            answer.AffectedSOPInstanceUID = message.AffectedSOPInstanceUID
+        status, comment = Status.SUCCESS, ""
         try:
-            self._do(message, context)
-            answer.Status = Status.SUCCESS
+            self._do(message, str(context.abstract_syntax))
         except Declined as declined:
-            log.warning("%s: 0x%04X, %s", self._sending.sender, declined.status, declined.comment)
-            answer.Status, answer.ErrorComment = declined.status, declined.comment
-        self._answers[answer.Status] += 1
-        self.dimse.send_msg(answer, context_id)
+            status, comment = declined.status, declined.comment
+            log.warning("%s: 0x%04X, %s", self._sending.sender, status, comment)
+        self._answers[status] += 1
+        self._messages.answer(message, status, comment)
 
-    def _do(self, message: C_ECHO | C_STORE, context: PresentationContext) -> None:
-        """Do what a message asks for; `Declined` where it cannot be done."""
-        storing = isinstance(message, C_STORE)
-        if message.AffectedSOPClassUID != context.abstract_syntax or storing == (
-            context.abstract_syntax == contexts.VERIFICATION
-        ):
+    def _do(self, message: Message, sop_class: str) -> None:
+        """Do what a request asks for; `Declined` where it cannot be done."""
+        command = message.command
+        storing = command.field == C_STORE_RQ
+        if command.sop_class != sop_class or storing == (sop_class == contexts.VERIFICATION):
+            if message.arriving:
+                message.arriving.discard()
             raise Declined(Status.SOP_CLASS_NOT_SUPPORTED, "not the SOP class of this presentation context")
-        if not isinstance(message, C_STORE):
+        if not storing:
             return
-        arriving = message.DataSet.arriving if isinstance(message.DataSet, DataSet) else None
-        if arriving is None:
+        if message.arriving is None:
             raise Declined(Status.CANNOT_UNDERSTAND, "there is no data set")
-        self._reception.keep(self._sending, arriving, str(message.AffectedSOPInstanceUID))
+        self._reception.keep(self._sending, message.arriving, command.sop_instance)
 
     def requested(self) -> None:
         """Look at what the peer proposes, before it is negotiated."""
@@ -187,7 +174,7 @@ class Receiving(Association):
         """Whatever happened: nothing half received stays, no job stays open, nothing is kept from the system."""
         if self.upper_layer.is_alive():
             self.kill()
-        self.dimse.discard()  # type: ignore[attr-defined]
+        self._messages.discard()
         self._connection.close()
         self.upper_layer.close()
         self._reception.end(self._sending)

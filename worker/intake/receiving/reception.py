@@ -17,10 +17,9 @@ from slicewise.worker.intake.spool import Spool
 
 
 class Status(IntEnum):
-    """What a C-STORE is answered with: PS3.4 B.2.3, and PS3.7 C for the general ones."""
+    """What a request is answered with: PS3.4 B.2.3, and PS3.7 Annex C for the general ones."""
 
     SUCCESS = 0x0000
-    PROCESSING_FAILURE = 0x0110
     INVALID_INSTANCE = 0x0117
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     OUT_OF_RESOURCES = 0xA700

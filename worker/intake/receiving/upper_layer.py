@@ -113,6 +113,10 @@ class UpperLayer(DULServiceProvider):
         """Let the thread look around."""
         os.eventfd_write(self._wakeup, 1)
 
+    def heard(self) -> None:
+        """Begin to count the silence anew."""
+        self._idle_timer.restart()
+
     def send_pdu(self, primitive: Any) -> None:
         """Send a primitive, at once."""
         super().send_pdu(primitive)
