@@ -32,7 +32,7 @@ BROAD = {
     ("worker/queue/app.py", "_sweep"): "the timer: the next sweep tries again",
     ("worker/intake/receiving/committer.py", "_settle"): "a request: whoever waits is told that it was not taken",
     ("worker/intake/receiving/messages.py", "receive_primitive"): "the association ends: pynetdicom raises anything",
-    ("worker/intake/receiving/upper_layer.py", "_read_pdu_data"): "the association ends: pynetdicom raises anything",
+    ("worker/intake/receiving/upper_layer.py", "_read_event"): "the association ends: pynetdicom raises anything",
     ("export/backend.py", "_quiet"): "nothing: what was held back is shown, the error goes on",
 }
 
