@@ -157,6 +157,7 @@ def _work(
     def work() -> None:
         from contextlib import closing
 
+        from slicewise.db.engine import Database
         from slicewise.db.records import Lane
         from slicewise.worker.intake.bells import Bells
         from slicewise.worker.intake.receiving.committer import Committer
@@ -164,7 +165,8 @@ def _work(
         from slicewise.worker.intake.receiving.server import Bounds, Server
         from slicewise.worker.queue import app
 
-        with closing(shell.database(settings)) as database, Bells(app.ring) as ring:
+        # Not asked again: one that is away just now is said to whoever sends.
+        with closing(Database(settings.database_url)) as database, Bells(app.ring) as ring:
             committer = Committer(
                 database,
                 ring,

@@ -7,6 +7,7 @@ polls: an idle association of pynetdicom wakes up 2,000 times a second.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import select
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import socket
 
     from pynetdicom.association import Association
+
+log = logging.getLogger(__name__)
 
 MAX_PDU_BYTES = 256 * 2**10
 """Longest PDV list that is taken in one P-DATA-TF (PS3.8 D.1), as the negotiation says."""
@@ -52,10 +55,6 @@ _PATIENCE_SECONDS = 0.25
 
 # The least time by which a read of a line that has gone silent looks whether it should still wait.
 LINE_SECONDS = 1.0
-
-
-_REQUESTED = "Evt6"
-"""An A-ASSOCIATE-RQ has come."""
 
 
 class _Malformed(Exception):
@@ -108,6 +107,17 @@ class UpperLayer(DULServiceProvider):
         self._run_loop_delay = 0.0
         self.to_user_queue = _Told(association)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def run_reactor(self) -> None:
+        """The thread's own function."""
+        try:
+            super().run_reactor()
+        except Exception as error:  # noqa: BLE001
+            # The boundary of an association: pynetdicom's state machine raises on what it has no state for.
+            log.warning("the upper layer broke (%s)", type(error).__name__)
+        finally:
+            # Who waits for a request waits no longer.
+            self.to_user_queue.put(None)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Give back what the thread needed."""
@@ -166,32 +176,25 @@ class UpperLayer(DULServiceProvider):
         return reading and bool(ready)
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU, and say what came."""
-        if self._read_event() != _REQUESTED and self.assoc.requestor.primitive is None:
-            # No association can come of it. pynetdicom's other thread would wait for one until the ARTIM timer ends.
-            self.to_user_queue.put(None)
-
-    def _read_event(self) -> str:
-        """Read one PDU; the event that it is (PS3.8 table 9-10), which has been queued."""
+        """Read one PDU, and say what came (PS3.8 table 9-10)."""
         assert self.socket
         try:
             kind, received = self._pdu()
         except OSError:
             # Closed, or as good as; closing gives Evt17.
             self.socket.close()
-            return "Evt17"
+            return
         except _Malformed:
             self.event_queue.put("Evt19")
-            return "Evt19"
+            return
         try:
             pdu, event = (_Data(received), "Evt10") if kind == _P_DATA_TF else self._decode_pdu(received)
         except Exception:  # noqa: BLE001
             # The boundary of an association: pynetdicom's parsers raise nearly anything on rubbish.
             self.event_queue.put("Evt19")
-            return "Evt19"
+            return
         self._recv_pdu.put(pdu)  # type: ignore[arg-type]
         self.event_queue.put(event)
-        return event
 
     def _pdu(self) -> tuple[int, bytearray]:
         """Type of a PDU and all of it; of a P-DATA-TF only what follows its header."""

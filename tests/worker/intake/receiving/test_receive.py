@@ -1,268 +1,296 @@
-"""What a peer is told is true: success means disk and database. Real peers: dcmtk's tools, and pynetdicom's client."""
+"""Real peers send over the loopback: what arrives, and what they are answered."""
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
-import signal
-import socket
-import struct
 import subprocess
-from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as effort
-from hypothesis import strategies as st
-from pynetdicom import AE
-from pynetdicom.sop_class import MRImageStorage, Verification
-from sqlalchemy import select
+from pydicom import uid
+from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind
 
-from slicewise.db.engine import Database
-from slicewise.db.models import Arrival, Instance
-from slicewise.worker.intake.receiving.reception import Arriving, Declined, Status
-from slicewise.worker.intake.spool import Spool
+from slicewise.db.models import Audit
+from slicewise.worker import sample
+from slicewise.worker.imaging import limits
+from slicewise.worker.intake.receiving.callers import network
+from slicewise.worker.intake.receiving.heading import heading
+from slicewise.worker.intake.spool import Incoming
 
-EXPLICIT = pydicom.uid.ExplicitVRLittleEndian
+SOURCES = sorted(set(sample.STUDY.glob("*.dcm")) - {sample.STUDY / "refuse_text.dcm"})
 
 
-class Receiver:
-    """``slicewise receive`` in a process of its own, and what it has written."""
-
-    def __init__(self, process: subprocess.Popen[str], settings) -> None:
-        self.process, self._settings = process, settings
-        # "slicewise receives as … on … port N, from …"
-        self.port = int(process.stdout.readline().split(" port ")[1].split(",")[0])
-
-    def arrivals(self) -> list[tuple[str, str, str, str]]:
-        """Way, sender, source and hash."""
-        with closing(Database(self._settings.database_url)) as database, database.reading() as session:
-            columns = (Arrival.way, Arrival.sender, Arrival.source, Instance.content_sha256)
-            return [tuple(row) for row in session.execute(select(*columns).join(Instance).order_by(Arrival.id))]
-
-    def spooled(self, sha256: str) -> Path:
-        return Spool(self._settings.spool).path(sha256)
-
-    def memory(self) -> int:
-        """Most bytes that the process has held."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+def data_set(path: Path) -> bytes:
+    """A file's data set, byte for byte."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    return path.read_bytes()[128 + 4 + 12 + meta.FileMetaInformationGroupLength :]
 
 
-@pytest.fixture
-def receive(settings, start):
-    with closing(Database(settings.database_url)) as database:
-        database.upgrade()
-    return lambda *options: Receiver(start("receive", "--port", "0", *options), settings)
+def as_received(path: Path) -> bytes:
+    meta = pydicom.filereader.read_file_meta_info(path)
+    return heading(meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID) + data_set(
+        path
+    )
 
 
-def dcmtk(tool: str, receiver: Receiver, *words: object, calling: str = "PACS", called: str = "SLICEWISE") -> int:
-    assert shutil.which(tool), "dcmtk is missing: apt-get install dcmtk"
-    return subprocess.run(
-        [
-            tool,
-            "-aet",
-            calling,
-            "-aec",
-            called,
-            *map(str, words[:1]),
-            "127.0.0.1",
-            str(receiver.port),
-            *map(str, words[1:]),
-        ],
-        env={**os.environ, "TCP_NODELAY": "1"},
-        capture_output=True,
-        check=False,
-        timeout=60,
-    ).returncode
+def store(association, path: Path, **other: str) -> pydicom.Dataset:
+    """C-STORE of a file's data set as it is, with UIDs of the command's own where they are given; the answer."""
+    from io import BytesIO
+
+    from pynetdicom.dimse_primitives import C_STORE
+
+    meta = pydicom.filereader.read_file_meta_info(path)
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID = other.get("sop_class", meta.MediaStorageSOPClassUID)
+    request.AffectedSOPInstanceUID = other.get("sop_instance", meta.MediaStorageSOPInstanceUID)
+    request.DataSet = BytesIO(other.get("data", data_set(path)))
+    (context,) = [
+        one
+        for one in association.accepted_contexts
+        if one.abstract_syntax == meta.MediaStorageSOPClassUID and one.transfer_syntax == [meta.TransferSyntaxUID]
+    ]
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return answer
 
 
-def echoes(receiver: Receiver, **titles: str) -> bool:
-    return dcmtk("echoscu", receiver, "-v", **titles) == 0
+def ended(scp, wait_until) -> None:
+    """Wait until every association's jobs are closed."""
+    wait_until(lambda: all(job.status != "open" for job in scp.jobs()))
 
 
-@contextmanager
-def association(receiver: Receiver, calling: str = "PACS"):
-    entity = AE(calling)
-    entity.add_requested_context(MRImageStorage, EXPLICIT)
-    entity.add_requested_context(Verification)
-    opened = entity.associate("127.0.0.1", receiver.port, ae_title="SLICEWISE")
-    assert opened.is_established
-    try:
-        yield opened
-    finally:
-        (opened.release if opened.is_established else opened.abort)()
-        opened.join(10)
-        if opened.dul.socket:
-            # pynetdicom leaves the socket of a peer that was killed open.
-            opened.dul.socket.close()
+# --- what is kept ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def scans(write_dicom, tmp_path):
-    return [write_dicom(tmp_path / "s" / f"{n}.dcm", seed=n) for n in range(6)]
+def test_an_echo_is_answered(scp):
+    scp.echoscu()
+    assert scp.arrivals() == []
 
 
-def test_what_storescu_sends_is_kept_as_it_came(receive, scans):
-    receiver = receive()
-    assert dcmtk("storescu", receiver, "-v", *scans) == 0
-    arrivals = receiver.arrivals()
-    assert [(way, sender) for way, sender, _, _ in arrivals] == [("receive", "PACS@127.0.0.1")] * 6
-    for path, (_, _, source, sha256) in zip(scans, arrivals, strict=True):
-        sent, kept = pydicom.dcmread(path), pydicom.dcmread(receiver.spooled(sha256))
-        assert source == f"PACS@127.0.0.1/{sent.SOPInstanceUID}"
-        assert (kept, kept.file_meta.TransferSyntaxUID) == (sent, EXPLICIT)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_what_is_sent_is_kept_as_it_came(scp, path):
+    with scp.association(path) as association:
+        assert store(association, path).Status == 0
+    (arrival,) = scp.arrivals()
+    assert scp.file(arrival).read_bytes() == as_received(path)
+    assert pydicom.dcmread(scp.file(arrival)) == pydicom.dcmread(path)
 
 
-def test_what_comes_twice_is_one_content(receive, scans):
-    receiver = receive()
-    for _ in range(2):
-        assert dcmtk("storescu", receiver, "-v", *scans) == 0
-    assert len(receiver.arrivals()) == 12
-    assert len({sha256 for *_, sha256 in receiver.arrivals()}) == 6
+def test_storescu_sends_a_study(scp, tmp_path, write_dicom, wait_until):
+    files = [write_dicom(tmp_path / f"{number}.dcm", seed=number) for number in range(5)]
+    scp.storescu(*files)
+    ended(scp, wait_until)
+    arrivals = scp.arrivals()
+    assert [scp.file(one).read_bytes() for one in arrivals] == [as_received(path) for path in files]
+    assert {one["way"] for one in arrivals} == {"receive"}
+    assert {one["sender"] for one in arrivals} == {"MODALITY@127.0.0.1"}
+    assert arrivals[0]["source"] == "MODALITY@127.0.0.1/1.2.826.0.1.3680043.8.498.1.1"
+    (job,) = scp.jobs()
+    assert job.status == "pending"
+    assert scp.bells == [job.id]
+    assert scp.half() == []
 
 
-def test_callers_are_known_by_title(receive):
-    receiver = receive("--calling", "PACS", "--aet", "SW")
-    assert echoes(receiver, called="SW")
-    assert not echoes(receiver, called="OTHER")
-    assert not echoes(receiver, called="SW", calling="NOBODY")
+def test_who_sent_is_audited(scp, tmp_path, write_dicom):
+    scp.storescu(write_dicom(tmp_path / "a.dcm"))
+    with scp.database.reading() as session:
+        (audited,) = session.query(Audit).all()
+    assert (audited.actor, audited.action) == ("MODALITY@127.0.0.1", "sent")
 
 
-def test_an_address_that_may_not_connect_is_not_heard(receive):
-    receiver = receive("--allow", "192.0.2.0/24")
-    assert not echoes(receiver)
+def test_each_series_of_an_association_is_a_job(scp, tmp_path, write_dicom, wait_until):
+    files = [
+        write_dicom(tmp_path / f"{number}.dcm", seed=number, SeriesInstanceUID=f"1.2.{number % 2}")
+        for number in range(6)
+    ]
+    scp.storescu(*files)
+    ended(scp, wait_until)
+    jobs = scp.jobs()
+    assert len(jobs) == 2
+    assert len({job.submission for job in jobs}) == 1
+    assert [one["job_id"] for one in scp.arrivals()] == [jobs[number % 2].id for number in range(6)]
 
 
-def test_an_open_address_without_an_allow_list_is_refused(slicewise, settings):
-    with closing(Database(settings.database_url)) as database:
-        database.upgrade()
-    done = slicewise("receive", "--address", "0.0.0.0", "--port", "0", status=78)
-    assert "--allow" in done.stderr
+def test_a_series_longer_than_a_job_is_several(serve, tmp_path, write_dicom, wait_until):
+    scp = serve(job_files=2)
+    scp.storescu(*(write_dicom(tmp_path / f"{number}.dcm", seed=number) for number in range(5)))
+    ended(scp, wait_until)
+    assert sorted(scp.bells) == [job.id for job in scp.jobs()]
+    assert len(scp.jobs()) == 3
 
 
-def test_without_room_nothing_is_kept_and_the_sender_is_told(receive, scans):
-    receiver = receive("--reserve", "1000000000")
-    with association(receiver) as peer:
-        assert peer.send_c_store(pydicom.dcmread(scans[0])).Status == 0xA700
-    assert receiver.arrivals() == []
-    assert not [path for path in receiver.spooled("00" * 32).parents[2].rglob("*") if path.is_file()]
+def test_what_is_sent_twice_is_one_content_and_two_arrivals(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    scp.storescu(path)
+    scp.storescu("-aet", "OTHER", path)
+    arrivals = scp.arrivals()
+    assert [one["sender"] for one in arrivals] == ["MODALITY@127.0.0.1", "OTHER@127.0.0.1"]
+    assert len({one["content_sha256"] for one in arrivals}) == 1
+    assert len(scp.kept()) == 1
 
 
-def test_without_a_database_nothing_is_answered_with_success(receive, scans, settings):
-    receiver = receive()
-    database = Path(settings.database_url.removeprefix("sqlite:///"))
-    with closing(Database(settings.database_url)) as opened, association(receiver) as peer:
-        with opened.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE arrivals RENAME TO away")
-        assert peer.send_c_store(pydicom.dcmread(scans[0])).Status == 0xA700
-        with opened.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE away RENAME TO arrivals")
-        assert peer.send_c_store(pydicom.dcmread(scans[0])).Status == 0x0000
-    assert database.exists()
-    assert len(receiver.arrivals()) == 1
+def test_an_object_that_is_no_picture_is_kept_too(scp, tmp_path, write_dicom):
+    """The worker refuses it, by a row."""
+    for number, sop_class in enumerate([uid.BasicTextSRStorage, "1.3.46.670589.11.0.0.12.1"]):
+        path = write_dicom(tmp_path / f"{number}.dcm", seed=number, SOPClassUID=sop_class)
+        with scp.association(path) as association:
+            assert store(association, path).Status == 0
+    assert len(scp.arrivals()) == 2
 
 
-def test_what_was_answered_with_success_survives_a_kill(receive, write_dicom, tmp_path, wait_until):
-    receiver = receive()
-    scans = [write_dicom(tmp_path / "s" / f"{n}.dcm", seed=n) for n in range(200)]
-    words = ["storescu", "-v", "-aec", "SLICEWISE", "127.0.0.1", str(receiver.port), *map(str, scans)]
-    with (tmp_path / "said").open("w") as said, subprocess.Popen(words, stdout=said, stderr=said) as sender:
-        wait_until(lambda: len(receiver.arrivals()) >= 10)
-        receiver.process.send_signal(signal.SIGKILL)
-        assert sender.wait(60)
-    answered = (tmp_path / "said").read_text().count("Received Store Response (Success)")
-    arrivals = receiver.arrivals()
-    assert 0 < answered <= len(arrivals) < 200
-    for *_, sha256 in arrivals:
-        assert pydicom.dcmread(receiver.spooled(sha256)).Modality == "MR"
+def test_many_associations_at_once(scp, tmp_path, write_dicom):
+    files = [write_dicom(tmp_path / f"{number:02}.dcm", seed=number) for number in range(24)]
+    words = ["storescu", "-aec", "SLICEWISE", "127.0.0.1", str(scp.port)]
+    senders = [subprocess.Popen([*words, *map(str, files[first::6])], env=None) for first in range(6)]
+    assert [sender.wait(120) for sender in senders] == [0] * 6
+    assert len(scp.arrivals()) == 24
+    assert len(scp.kept()) == 24
 
 
-def test_a_stop_is_in_order(receive, scans):
-    receiver = receive("--processes", "2")
-    assert dcmtk("storescu", receiver, "-v", *scans) == 0
-    receiver.process.terminate()
-    assert receiver.process.wait(60) == 0
-    assert len(receiver.arrivals()) == 6
+def test_a_peer_that_takes_tiny_pieces_is_answered_in_tiny_pieces(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path, max_pdu=128) as association:
+        assert store(association, path).Status == 0
 
 
-def test_a_length_that_nobody_can_mean_is_not_believed(receive):
-    receiver = receive()
-    assert echoes(receiver)
-    before = receiver.memory()
-    for kind in (0x01, 0x04, 0x99):
-        with socket.create_connection(("127.0.0.1", receiver.port), 30) as peer:
-            peer.sendall(struct.pack(">BBL", kind, 0, 0xFFFFFFF0))
-            # Told to go away, or cut off; in no case listened to.
-            while peer.recv(4096):
-                pass
-    assert receiver.memory() - before < 32 * 2**20
-    assert echoes(receiver)
+# --- what is declined ------------------------------------------------------------------------------------------
 
 
-def test_rubbish_harms_nobody(receive):
-    receiver = receive()
-    kinds = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 0, 255])
-
-    @effort(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(kinds, st.binary(max_size=300)), min_size=1, max_size=4), st.binary(max_size=20))
-    def send(pdus, tail):
-        with socket.create_connection(("127.0.0.1", receiver.port), 30) as peer:
-            try:
-                peer.sendall(b"".join(struct.pack(">BBL", kind, 0, len(body)) + body for kind, body in pdus) + tail)
-                peer.shutdown(socket.SHUT_WR)
-                while peer.recv(4096):
-                    pass
-            except OSError:
-                pass
-
-    send()
-    assert receiver.process.poll() is None
-    assert echoes(receiver)
-    assert receiver.arrivals() == []
+def test_a_data_set_that_is_not_what_the_command_says_is_declined(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path) as association:
+        answer = store(association, path, sop_instance="1.2.3")
+        assert (answer.Status, answer.AffectedSOPInstanceUID) == (0xA900, "1.2.3")
+        assert store(association, path).Status == 0
+    assert len(scp.arrivals()) == len(scp.kept()) == 1
 
 
-# --- one object, without a network ---------------------------------------------------------------------------------
+def test_a_class_that_is_not_that_of_the_context_is_declined(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path) as association:
+        assert store(association, path, sop_class=uid.CTImageStorage).Status == 0x0122
+    assert scp.kept() == scp.half() == []
 
 
-@pytest.fixture
-def spool(tmp_path):
-    return Spool(tmp_path / "spool")
+def test_what_cannot_be_parsed_is_declined(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path) as association:
+        assert store(association, path, data=b"\xff" * 5000).Status == 0xC000
+        assert store(association, path, data=b"no data set").Status == 0xC000
+    assert scp.arrivals() == scp.kept() == scp.half() == []
 
 
-def body(path: Path) -> bytes:
-    """The data set of a file, without preamble and file meta information."""
-    data = path.read_bytes()
-    return data[144 + struct.unpack("<L", data[140:144])[0] :]
+def test_an_instance_uid_that_is_none_is_declined(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path) as association:
+        assert store(association, path, sop_instance="../../etc/passwd").Status == 0x0117
+    assert scp.arrivals() == scp.kept() == scp.half() == []
 
 
-def test_an_object_that_is_another_than_announced_is_not_kept(spool, scans, tmp_path):
-    named = pydicom.dcmread(scans[1])
-    arriving = Arriving(spool, named.SOPClassUID, named.SOPInstanceUID, EXPLICIT)
-    arriving.write(body(scans[0]))
-    with pytest.raises(Declined) as declined:
-        arriving.keep()
-    assert declined.value.status is Status.DOES_NOT_MATCH
-    arriving.discard()
-    assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+def test_an_object_that_is_too_large_is_declined(scp, tmp_path, write_dicom, monkeypatch):
+    large = write_dicom(tmp_path / "a.dcm", np.zeros((512, 512), np.uint16), seed=1)
+    small = write_dicom(tmp_path / "b.dcm", seed=2)
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 300_000)
+    with scp.association(small) as association:
+        assert store(association, large).Status == 0xA700
+        assert store(association, small).Status == 0
+    assert len(scp.kept()) == 1
+    assert scp.half() == []
 
 
-@pytest.mark.parametrize(
-    ("sop_instance", "content", "status"),
-    [
-        ("1.2.3", b"this is no data set", Status.CANNOT_UNDERSTAND),
-        ("1.2.3", b"", Status.CANNOT_UNDERSTAND),
-        ("SMITH^JOHN", b"", Status.INVALID_INSTANCE),
-        ("../../etc/passwd", b"", Status.INVALID_INSTANCE),
-    ],
-)
-def test_an_object_that_says_nothing_is_not_kept(spool, sop_instance, content, status):
-    arriving = Arriving(spool, MRImageStorage, sop_instance, EXPLICIT)
-    arriving.write(content)
-    with pytest.raises(Declined) as declined:
-        arriving.keep()
-    arriving.discard()
-    assert declined.value.status is status
-    assert "SMITH" not in declined.value.comment
+def test_an_object_without_an_end_ends_the_association(scp, tmp_path, write_dicom, monkeypatch, wait_until):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((512, 512), np.uint16))
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 100_000)
+    with scp.association(path) as association:
+        assert store(association, path) is None
+    wait_until(lambda: not scp.half())
+    assert scp.arrivals() == scp.kept() == []
+
+
+def test_a_disk_at_its_reserve_declines_until_there_is_room(serve, tmp_path, write_dicom, settings):
+    path = write_dicom(tmp_path / "a.dcm")
+    settings.spool.mkdir()
+    full = serve(reserve=shutil.disk_usage(settings.spool).total * 2)
+    done = full.storescu(path, status=None)
+    assert "Refused: OutOfResources" in done.stdout + done.stderr
+    assert full.arrivals() == full.kept() == full.half() == []
+    serve().storescu(path)
+    assert len(full.arrivals()) == 1
+
+
+@pytest.mark.parametrize("step", ["write", "keep"])
+def test_a_disk_that_fails_declines(scp, tmp_path, write_dicom, monkeypatch, step):
+    def full(*_words):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path) as association:
+        with monkeypatch.context() as patched:
+            patched.setattr(Incoming, step, full)
+            answer = store(association, path)
+            assert (answer.Status, answer.ErrorComment) == (
+                0xA700,
+                "the spool cannot be written: No space left on device",
+            )
+        assert store(association, path).Status == 0
+    assert len(scp.arrivals()) == 1
+    assert scp.half() == []
+
+
+def test_what_was_not_negotiated_ends_the_association(scp, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm")
+    with scp.association(path) as association:
+        (context,) = [one for one in association.accepted_contexts if one.abstract_syntax == uid.MRImageStorage]
+        from io import BytesIO
+
+        from pynetdicom.dimse_primitives import C_FIND
+
+        request = C_FIND()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID = PatientRootQueryRetrieveInformationModelFind
+        request.Identifier = BytesIO(data_set(path))
+        association.dimse.send_msg(request, context.context_id)
+        association.join(30)
+        assert association.is_aborted
+    scp.echoscu()
+
+
+# --- who may send ----------------------------------------------------------------------------------------------
+
+
+def test_who_calls_another_application_is_rejected(scp):
+    scp.called = "SOMEBODY"
+    assert "Called AE Title Not Recognized" in scp.echoscu(status=1).stderr
+
+
+def test_who_is_not_on_the_list_of_titles_is_rejected(serve):
+    scp = serve(calling=("PACS", "MODALITY"))
+    scp.echoscu()
+    assert "Calling AE Title Not Recognized" in scp.echoscu("-aet", "STRANGER", status=1).stderr
+
+
+def test_who_is_not_on_the_list_of_addresses_is_not_heard(serve):
+    scp = serve(networks=(network("127.0.0.2"),))
+    with scp.connection() as connection:
+        assert connection.recv(1) == b""
+    scp.echoscu(status=1)
+    allowed = serve(networks=(network("127.0.0.0/24"),))
+    allowed.echoscu()
+
+
+def test_patients_are_not_named_in_the_log(scp, tmp_path, write_dicom, caplog):
+    caplog.set_level("DEBUG")
+    path = write_dicom(tmp_path / "a.dcm", PatientName="SECRET^NAME", PatientID="SECRET", PatientBirthDate="19000101")
+    with scp.association(path) as association:
+        store(association, path)
+        store(association, path, sop_instance="1.2.3")
+        store(association, path, data=data_set(path)[:700])
+    own = [record.getMessage() for record in caplog.records if record.name.startswith(("slicewise", "pynetdicom"))]
+    assert any("declined 0xA900" in line or "0xA900" in line for line in own)
+    assert not [line for line in own if "SECRET" in line or "19000101" in line or "1.2.826" in line]
