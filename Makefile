@@ -33,9 +33,9 @@ format: $(VENV)/.dev  ## put every file into the house's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## slices per second beside bare ONNX Runtime and keras predict; C-STORE beside dcmtk
+bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict; receive, storescp, Orthanc
+	@tests/peers.sh
 	$(BIN)/python -m tests.bench.throughput
-	@tests/peers.sh orthanc
 	$(BIN)/python -m tests.bench.receive
 
 chaos: $(VENV)/.dev  ## kill at random for an hour or more: CHAOS_KILLS=1000 CHAOS_SEED=1

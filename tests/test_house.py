@@ -28,11 +28,12 @@ BROAD = {
     ("worker/imaging/frames.py", "_array"): "the next decoder, in the end a refusal",
     ("worker/model/session.py", "load"): "Misconfigured: onnxruntime's errors share no base",
     ("worker/pipeline.py", "prepare"): "a failure of this file, not of its neighbours",
+    ("worker/intake/receiving/committer.py", "_settle"): "an answer to everybody who waits for the commit",
+    ("worker/intake/receiving/messages.py", "receive_primitive"): "the end of an association",
+    ("worker/intake/receiving/upper_layer.py", "run_reactor"): "the end of an association",
+    ("worker/intake/receiving/upper_layer.py", "_read_pdu_data"): "the end of an association: pynetdicom's parsers",
     ("worker/queue/work.py", "on_job"): "the task: the jobs are handed back, the error goes on",
     ("worker/queue/app.py", "_sweep"): "the timer: the next sweep tries again",
-    ("worker/intake/receiving/committer.py", "_settle"): "a request: whoever waits is told that it was not taken",
-    ("worker/intake/receiving/messages.py", "receive_primitive"): "the association ends: pynetdicom raises anything",
-    ("worker/intake/receiving/upper_layer.py", "_read_event"): "the association ends: pynetdicom raises anything",
     ("export/backend.py", "_quiet"): "nothing: what was held back is shown, the error goes on",
 }
 
@@ -40,7 +41,19 @@ BROAD = {
 TRAINING = {"tensorflow", "keras", "tf2onnx", "onnx", "matplotlib"}
 
 # What would make `slicewise --help` slow.
-HEAVY = {"numpy", "sqlalchemy", "celery", "kombu", "redis", "pydicom", "onnxruntime", "PIL", "rich", *TRAINING}
+HEAVY = {
+    "numpy",
+    "sqlalchemy",
+    "celery",
+    "kombu",
+    "redis",
+    "pydicom",
+    "pynetdicom",
+    "onnxruntime",
+    "PIL",
+    "rich",
+    *TRAINING,
+}
 
 
 def sources(*parts: str) -> list[Path]:

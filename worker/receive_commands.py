@@ -192,6 +192,6 @@ def _say_hello(
     secured = "" if tls is None else ", by TLS with certificates" if options.tls_ca else ", by TLS"
     callers = ", ".join(options.calling) or "any caller"
     print(
-        f"slicewise receives as {options.aet} on {address} port {port}{secured}, from {callers}; Ctrl-C stops it",
+        f"receiving as {options.aet} on {address} port {port}{secured}, from {callers}; Ctrl-C stops it",
         flush=True,
     )

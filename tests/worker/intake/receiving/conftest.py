@@ -66,12 +66,16 @@ class Peers:
             meta = pydicom.filereader.read_file_meta_info(path)
             application.add_requested_context(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
         association = application.associate("127.0.0.1", self.port, ae_title=self.called, **more)
+        connection = association.dul.socket.socket
         try:
             yield association
         finally:
             if association.is_established:
                 association.release()
             association.join(30)
+            if connection:
+                # pynetdicom leaves it open where the peer has gone.
+                connection.close()
 
     @contextmanager
     def connection(self) -> Iterator[socket.socket]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import urllib.error
@@ -164,6 +165,24 @@ def test_several_processes_take_from_several_peers(receive, books, tmp_path, wri
     assert len(set(uids(books))) == len(books.arrivals()) == 40
 
 
+def test_a_length_that_nobody_can_mean_costs_no_memory(receive):
+    receiver = receive()
+    receiver.echoscu()
+
+    def most() -> int:
+        status = Path(f"/proc/{receiver.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+    before = most()
+    for kind in (1, 4, 0x99):
+        with receiver.connection() as connection:
+            connection.sendall(struct.pack(">BBI", kind, 0, 0xFFFFFFF0))
+            while connection.recv(4096):
+                pass
+    assert most() - before < 32
+    receiver.echoscu()
+
+
 # --- what it needs ---------------------------------------------------------------------------------------------
 
 
@@ -227,7 +246,9 @@ class Orthanc:
     """A small PACS: takes instances over its REST interface and sends them on by C-STORE."""
 
     def __init__(self, folder: Path, modalities: dict[str, list[object]], wait_until) -> None:
-        assert shutil.which("Orthanc"), "Orthanc is missing: apt-get install orthanc"
+        # Debian's place for it is not on everybody's PATH.
+        program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program, "Orthanc is missing: apt-get install orthanc"
         with socket.create_server(("127.0.0.1", 0)) as http, socket.create_server(("127.0.0.1", 0)) as dicom:
             self._port, port = http.getsockname()[1], dicom.getsockname()[1]
         settings = {
@@ -243,7 +264,7 @@ class Orthanc:
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
         with (folder / "log").open("w") as log:
-            self._process = subprocess.Popen(["Orthanc", folder / "orthanc.json"], stdout=log, stderr=log)
+            self._process = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
         wait_until(self._answers)
 
     def add(self, path: Path) -> str:
