@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from slicewise.worker.intake.spool import Spool
 from tests.bench.throughput import make_scans
 
 # Without it each object of dcmtk's tools stalls for 46 ms: Nagle's algorithm against delayed acknowledgements.
@@ -44,6 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         scans = make_scans(Path(scratch) / "scans", chosen.files, seed=0)
         for round_ in range(chosen.rounds):
+            alone = spool_alone(Path(scratch) / f"alone-{round_}", scans)
+            rates.setdefault(("the disk: slicewise's spool alone", 1), []).append(alone)
             for name, peer in peers.items():
                 for associations in (1, 4):
                     if chosen.only and chosen.only not in name:
@@ -53,6 +56,17 @@ def main() -> None:
                     rate = measure(peer, folder, scans, associations)
                     rates.setdefault((name, associations), []).append(rate)
     report(rates, chosen)
+
+
+def spool_alone(folder: Path, scans: Path) -> float:
+    """What the disk allows one association: files a second that are made durable, one after the other."""
+    spool, files = Spool(folder), sorted(scans.iterdir())
+    os.sync()
+    started = time.perf_counter()
+    for path in files:
+        with path.open("rb") as reading:
+            spool.add(reading)
+    return len(files) / (time.perf_counter() - started)
 
 
 def measure(peer: Start, folder: Path, scans: Path, associations: int) -> float:
