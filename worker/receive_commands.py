@@ -165,6 +165,9 @@ def _work(
         from slicewise.worker.intake.receiving.server import Bounds, Server
         from slicewise.worker.queue import app
 
+        # An object passes through two threads that wait for the disk and for each other in turn; by default Python lets one
+        # that calculates keep the others waiting for 5 ms at a time. With this a quarter more objects a second (measured).
+        sys.setswitchinterval(0.0005)
         # Not asked again: one that is away just now is said to whoever sends.
         with closing(Database(settings.database_url)) as database, Bells(app.ring) as ring:
             committer = Committer(
