@@ -95,8 +95,9 @@ class World:
                 if f"{self.home}/redis.sock".encode() in b" ".join(words):
                     found[int(entry.name)] = "redis"
                 elif f"SLICEWISE_HOME={self.home}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    name = words[3].decode() if words[2] == b"slicewise.worker.cli" else "helper"
-                    found[int(entry.name)] = name
+                    # Between fork and exec it still has the few words of its parent, or none.
+                    ours = len(words) > 3 and words[2] == b"slicewise.worker.cli"
+                    found[int(entry.name)] = words[3].decode() if ours else "helper"
         return found
 
     def kill_at_random(self, count: int, pause: tuple[float, float], kinds: dict[str, Callable[[], list[int]]]) -> None:
