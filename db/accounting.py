@@ -20,7 +20,7 @@ _AT_ONCE = 500
 
 
 class State(StrEnum):
-    """Where a file stands. Every file stands somewhere."""
+    """Where a file stands, best first. Every file stands somewhere."""
 
     LABELLED = "labelled"
     ABSTAINED = "abstained"
@@ -76,6 +76,27 @@ def standings(session: Session, contents: Sequence[str], model: Model) -> dict[s
         found |= _answered(session, part, model)
         found |= _unanswered(session, [content for content in part if content not in found])
     return {content: found.get(content, NEVER_ARRIVED) for content in wanted}
+
+
+def standings_by_uid(session: Session, uids: Sequence[str], model: Model) -> dict[str, Standing]:
+    """Where SOP Instance UIDs stand under a model; what has come with none of `uids` is not in the answer.
+
+    For what cannot be asked by its content: an object is written with another file header each time it is sent or
+    fetched. Of several contents of one UID, the one that stands best counts.
+    """
+    named: dict[str, list[str]] = {}
+    wanted = list(dict.fromkeys(uids))
+    for start in range(0, len(wanted), _AT_ONCE):
+        asked = select(Instance.sop_instance_uid, Instance.content_sha256)
+        asked = asked.where(Instance.sop_instance_uid.in_(wanted[start : start + _AT_ONCE])).order_by(Instance.id)
+        for uid, content in session.execute(asked):
+            named.setdefault(str(uid), []).append(content)
+    standing = standings(session, [content for contents in named.values() for content in contents], model)
+    return {uid: min((standing[content] for content in contents), key=_rank) for uid, contents in named.items()}
+
+
+def _rank(standing: Standing) -> int:
+    return list(State).index(standing.state)
 
 
 def _answered(session: Session, contents: Sequence[str], model: Model) -> dict[str, Standing]:

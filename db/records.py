@@ -65,11 +65,16 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True)
 class Content:
-    """A file that lies in the spool."""
+    """A file that lies in the spool.
+
+    The UIDs are given where whoever brought it knew them; otherwise they are found when it is decoded.
+    """
 
     sha256: str
     size_bytes: int
     source: str
+    sop_instance_uid: str | None = None
+    series_instance_uid: str | None = None
 
 
 @dataclass(frozen=True)

@@ -146,14 +146,23 @@ def _arrive(session: Session, job_id: int, contents: Sequence[Content], way: str
     if not contents:
         return
     at = now(session)
-    sizes = {c.sha256: c.size_bytes for c in contents}
+    distinct = {c.sha256: c for c in contents}
     _insert_missing(
         session,
         _INSTANCES,
-        [{"content_sha256": sha, "size_bytes": size, "created_at": at} for sha, size in sizes.items()],
+        [
+            {
+                "content_sha256": c.sha256,
+                "size_bytes": c.size_bytes,
+                "sop_instance_uid": c.sop_instance_uid,
+                "series_instance_uid": c.series_instance_uid,
+                "created_at": at,
+            }
+            for c in distinct.values()
+        ],
         ["content_sha256"],
     )
-    keys = {sha: key for sha, key in session.execute(_KEYS, {"contents": list(sizes)})}
+    keys = {sha: key for sha, key in session.execute(_KEYS, {"contents": list(distinct)})}
     session.execute(
         insert(_ARRIVALS),
         [
@@ -420,10 +429,13 @@ def _changed(result: Any) -> int:
 
 def _describe(session: Session, instance_id: int, header: Header) -> None:
     """Keep the header facts of a content seen for the first time, and notice a second content for one UID."""
-    facts = {name: _storable(value) for name, value in vars(header).items()}
+    # What cannot be read now may have been known when it came: that stays.
+    facts = {name: value for name, given in vars(header).items() if (value := _storable(given)) is not None}
+    if not facts:
+        return
     fresh = update(Instance).where(Instance.id == instance_id, Instance.frames.is_(None))
     session.execute(fresh.values(**facts))
-    if facts["sop_instance_uid"]:
+    if "sop_instance_uid" in facts:
         same = Instance.sop_instance_uid == facts["sop_instance_uid"]
         by_arrival = select(Instance.id).join(Arrival).where(same).group_by(Instance.id).order_by(func.min(Arrival.id))
         # Whichever was decoded first: the one that came first stands, the others are beside it.

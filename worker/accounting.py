@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 
 from slicewise.db import accounting
-from slicewise.db.accounting import Standing, State
+from slicewise.db.accounting import NEVER_ARRIVED, State
 from slicewise.db.engine import Database
 from slicewise.db.questions import Model
+from slicewise.worker.errors import Refused
+from slicewise.worker.imaging import limits, open_scan
 from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, opened, walk
 
 # Files hashed between two questions to the database.
@@ -21,13 +23,14 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Item:
-    """One file and where it stands."""
+    """One file and where it stands; `known_by` says whether by its bytes or by its SOP Instance UID."""
 
     source: str
     content_sha256: str | None
     state: State
     detail: str | None
     since: datetime | None
+    known_by: str | None = None
 
 
 def reconcile(
@@ -36,17 +39,18 @@ def reconcile(
     """Ask for every file below some paths whether it has an outcome.
 
     Files are found as `slicewise.worker.intake.submit` finds them and compared by their content, so that a file may
-    have come by any way and under any name. What cannot be taken in (a device, a damaged archive) is refused.
+    have come by any way and under any name. A content that never came is looked for by its SOP Instance UID: over the
+    network an object comes with another file header. What cannot be taken in (a device, a damaged archive) is refused.
 
     Parameters
     ----------
     progress
         Called with the number of files that have been looked up.
     """
-    part: list[tuple[str, str | Untakeable]] = []
+    part: list[tuple[Source | Skipped, str | Untakeable]] = []
     for one in walk(paths):
         if not isinstance(one, Cut):
-            part.append((one.name, _sha256(one)))
+            part.append((one, _sha256(one)))
         if len(part) >= _AT_ONCE or (isinstance(one, Cut) and part):
             yield from _looked_up(part, database, model)
             progress(len(part))
@@ -63,16 +67,33 @@ def _sha256(one: Source | Skipped) -> str | Untakeable:
         return error
 
 
-def _looked_up(part: list[tuple[str, str | Untakeable]], database: Database, model: Model) -> Iterator[Item]:
+def _looked_up(
+    part: list[tuple[Source | Skipped, str | Untakeable]], database: Database, model: Model
+) -> Iterator[Item]:
     with database.reading() as session:
         contents = [content for _, content in part if isinstance(content, str)]
-        standings = accounting.standings(session, contents, model)
-    for name, content in part:
+        by_content = accounting.standings(session, contents, model)
+    never = [one for one, content in part if by_content.get(content) == NEVER_ARRIVED]  # type: ignore[arg-type]
+    uids = {one.name: uid for one in never if (uid := _sop_instance_uid(one))}
+    with database.reading() as session:
+        by_uid = accounting.standings_by_uid(session, list(uids.values()), model)
+    for one, content in part:
         if isinstance(content, Untakeable):
-            yield Item(name, None, State.REFUSED, f"it cannot be taken in: {content}", None)
+            yield Item(one.name, None, State.REFUSED, f"it cannot be taken in: {content}", None)
+        elif standing := by_uid.get(uids.get(one.name, "")):
+            yield Item(one.name, content, standing.state, standing.detail, standing.since, "sop_instance_uid")
         else:
-            standing: Standing = standings[content]
-            yield Item(name, content, standing.state, standing.detail, standing.since)
+            standing = by_content[content]
+            known_by = None if standing == NEVER_ARRIVED else "content"
+            yield Item(one.name, content, standing.state, standing.detail, standing.since, known_by)
+
+
+def _sop_instance_uid(one: Source | Skipped) -> str | None:
+    try:
+        with opened(one) as reading:
+            return open_scan(reading.read(limits.MAX_HEADER_BYTES)).header.sop_instance_uid
+    except (Untakeable, Refused):
+        return None
 
 
 EXIT_MISSING, EXIT_DEAD, EXIT_WAITING = 1, 3, 4

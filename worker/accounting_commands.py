@@ -74,7 +74,7 @@ def _reconcile(options: argparse.Namespace) -> int:
             settled = item.state in {"labelled", "abstained", "refused"}
             if options.all or not settled or not shell.for_people(options):
                 shown.append({**asdict(item), "since": item.since and item.since.isoformat(timespec="seconds")})
-    columns = ("source", "content_sha256", "state", "detail", "since")
+    columns = ("source", "content_sha256", "state", "detail", "since", "known_by")
     if shell.for_people(options):
         if shown:
             report.print_table(shown, ("source", "state", "detail", "since"))

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from slicewise.db import accounting, questions, writes
 from slicewise.db.accounting import State
 from slicewise.db.models import Audit
-from slicewise.db.records import Content
+from slicewise.db.records import Content, Header
 
 
 @pytest.fixture
@@ -37,6 +37,43 @@ def die(desk, job):
     for _ in range(writes.MAX_ATTEMPTS):
         desk.claim(job)
         desk.fail(job, reason="it broke")
+
+
+# --- standings by UID ------------------------------------------------------------------------------------------
+
+
+def by_uid(desk, *uids):
+    with desk.database.reading() as session:
+        return accounting.standings_by_uid(session, uids, desk.model)
+
+
+def test_a_uid_stands_where_its_best_content_stands(desk):
+    first = desk.submit("a", "b")
+    desk.claim(first)
+    desk.record(first, "a", header=lambda _name: Header(sop_instance_uid="1.7", frames=1))
+    desk.fail(first)
+    assert by_uid(desk, "1.7", "1.8").keys() == {"1.7"}
+    assert by_uid(desk, "1.7")["1.7"].state is State.LABELLED
+    again = Content("c" * 64, 1, "elsewhere", sop_instance_uid="1.7")
+    with desk.database.writing() as session:
+        writes.submit(session, [again], way="receive", submission="t")
+    assert by_uid(desk, "1.7")["1.7"].state is State.LABELLED
+
+
+def test_a_uid_that_came_with_its_content_waits_and_outlives_a_refusal(desk, sha):
+    content = Content(sha("a"), 1, "PACS", sop_instance_uid="1.9", series_instance_uid="1.2")
+    with desk.database.writing() as session:
+        job = writes.submit(session, [content], way="receive", submission="s")
+    assert by_uid(desk, "1.9")["1.9"].state is State.WAITING
+    desk.claim(job)
+    desk.refuse(job, "a")
+    assert by_uid(desk, "1.9")["1.9"].state is State.REFUSED
+    assert [row["series_instance_uid"] for row in desk.results()] == ["1.2"]
+
+
+def test_many_uids_are_asked_for_at_once(desk):
+    desk.done(*map(str, range(1100)))
+    assert len(by_uid(desk, *(f"1.{number}" for number in range(1200)))) == 1100
 
 
 # --- standings -------------------------------------------------------------------------------------------------

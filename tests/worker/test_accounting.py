@@ -48,6 +48,20 @@ def test_a_file_is_known_by_its_bytes_wherever_it_lies(shop, books, write_dicom,
     assert books(moved)["moved.dcm"].state is State.LABELLED
 
 
+def test_another_file_of_the_same_object_is_known_by_its_uid(shop, books, write_dicom, tmp_path):
+    """As an object comes over the network: the same data set behind another file header."""
+    sent, ours = write_dicom(tmp_path / "sent.dcm", seed=1), tmp_path / "ours.dcm"
+    ours.write_bytes(b"x" * 128 + sent.read_bytes()[128:])
+    (job,) = shop.submit(ours).jobs
+    shop.worker().on_job(job)
+    found = books(sent, ours, write_dicom(tmp_path / "never.dcm", seed=2))
+    assert [(item.state, item.known_by) for item in found.values()] == [
+        (State.LABELLED, "sop_instance_uid"),
+        (State.LABELLED, "content"),
+        (State.MISSING, None),
+    ]
+
+
 def test_a_dead_job_s_files_are_dead_and_dropped_ones_dropped(shop, books, write_dicom, tmp_path):
     path = write_dicom(tmp_path / "a.dcm")
     (job,) = shop.submit(path).jobs

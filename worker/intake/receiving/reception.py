@@ -173,7 +173,8 @@ class Reception:
         finally:
             arriving.discard()
         try:
-            self._committer.add(sending, series, Content(sha256, size, f"{sending.sender}/{sop_instance}"))
+            content = Content(sha256, size, f"{sending.sender}/{sop_instance}", sop_instance, series)
+            self._committer.add(sending, series, content)
         except Retryable as error:
             raise Declined(Status.OUT_OF_RESOURCES, "the database is away: send it again later") from error
         return sha256

@@ -13,8 +13,10 @@ import pytest
 from pydicom import uid
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind
 
+from slicewise.db.accounting import State
 from slicewise.db.models import Audit
-from slicewise.worker import sample
+from slicewise.db.questions import Model
+from slicewise.worker import accounting, sample
 from slicewise.worker.imaging import limits
 from slicewise.worker.intake.receiving.callers import network
 from slicewise.worker.intake.receiving.heading import heading
@@ -95,6 +97,15 @@ def test_storescu_sends_a_study(scp, tmp_path, write_dicom, wait_until):
     assert job.status == "pending"
     assert scp.bells == [job.id]
     assert scp.half() == []
+
+
+def test_the_sender_s_files_are_reconciled_with_what_came(scp, tmp_path, write_dicom):
+    """Other bytes than the sender's: another file header."""
+    files = [write_dicom(tmp_path / "sent" / f"{number}.dcm", seed=number) for number in range(3)]
+    scp.storescu(*files[:2])
+    model = Model("0" * 64, "any")
+    found = [(item.state, item.known_by) for item in accounting.reconcile([tmp_path / "sent"], scp.database, model)]
+    assert found == [(State.WAITING, "sop_instance_uid"), (State.WAITING, "sop_instance_uid"), (State.MISSING, None)]
 
 
 def test_who_sent_is_audited(scp, tmp_path, write_dicom):
