@@ -117,7 +117,7 @@ class UpperLayer(DULServiceProvider):
             log.warning("the upper layer broke (%s)", type(error).__name__)
         finally:
             # Who waits for a request waits no longer.
-            self.to_user_queue.put(None)  # type: ignore[arg-type]
+            self.to_user_queue.put(None)
 
     def close(self) -> None:
         """Give back what the thread needed."""
