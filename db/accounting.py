@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from slicewise.db.models import Arrival, Attempt, Audit, Instance, Job, Result
+from slicewise.db.models import Arrival, Attempt, Audit, Instance, Job, Result, Summary
 from slicewise.db.questions import Model, counts
 from slicewise.db.records import JobStatus
 
@@ -152,6 +152,7 @@ def timeline(session: Session, content: str) -> list[Event]:
         *_attempts(session, jobs),
         *_jobs(session, jobs),
         *_results(session, content),
+        *_summaries(session, content),
         *_audits(session, jobs),
     ]
     return sorted(events, key=lambda event: event.at)
@@ -200,6 +201,14 @@ def _results(session: Session, content: str) -> Iterator[Event]:
         what = f"{result.label} {result.confidence:.3f}" if result.label else f"{result.reason}: {result.detail}"
         model = "" if result.frame == 0 else f", model {result.model_sha256[:12]} on {result.provider or 'no network'}"
         yield Event(result.created_at, result.status, f"{frame}{what}{model}")
+
+
+def _summaries(session: Session, content: str) -> Iterator[Event]:
+    series = select(Instance.series_instance_uid).where(Instance.content_sha256 == content).scalar_subquery()
+    asked = select(Summary).where(Summary.series_instance_uid == series).order_by(Summary.id)
+    for summary in session.scalars(asked):
+        counted = f"{summary.labelled} labelled, {summary.abstained} abstained, {summary.refused} refused"
+        yield Event(summary.created_at, "series summarised", f"revision {summary.revision}: {counted}")
 
 
 def _audits(session: Session, jobs: Any) -> Iterator[Event]:

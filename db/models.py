@@ -69,6 +69,8 @@ class Instance(Base):
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    patient: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Whose it is, as the settings have it: a pseudonym, unless a person has switched the identifier itself on."""
     modality: Mapped[str | None] = mapped_column(String(16))
     transfer_syntax_uid: Mapped[str | None] = mapped_column(String(64))
     rows: Mapped[int | None] = mapped_column(Integer)
@@ -172,6 +174,35 @@ class Watched(Base):
     """Of the file as it lay there; an archive's members are contents with hashes of their own."""
     refused: Mapped[str | None] = mapped_column(Text)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Summary(Base):
+    """What is known of a series under one model, at the end of a submission. A newer one supersedes it."""
+
+    __tablename__ = "summaries"
+    __table_args__ = (
+        UniqueConstraint(
+            "series_instance_uid", "model_sha256", "preprocess_version", "revision", name="uq_summaries_revision"
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(_Key, primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    preprocess_version: Mapped[str] = mapped_column(String(32))
+    revision: Mapped[int] = mapped_column(Integer)
+    """From 1."""
+    files: Mapped[int] = mapped_column(Integer)
+    labelled: Mapped[int] = mapped_column(Integer)
+    """Frames, as the next two."""
+    abstained: Mapped[int] = mapped_column(Integer)
+    refused: Mapped[int] = mapped_column(Integer)
+    labels: Mapped[dict[str, int]] = mapped_column(JSON)
+    """Frames by label."""
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), index=True)
+    """The job whose end it was written at."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    superseded_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
 
 
 class Result(Base):

@@ -67,6 +67,11 @@ def attempts(session: Session, job_id: int) -> int:
     return session.scalar(select(Job.attempts).where(Job.id == job_id)) or 0
 
 
+def dead(session: Session, job_ids: Sequence[int]) -> list[int]:
+    """Those of some jobs that are dead."""
+    return list(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.status == JobStatus.DEAD)))
+
+
 def companions(session: Session, job_id: int, limit: int) -> list[int]:
     """Other jobs waiting in the same lane for their first attempt, oldest first, for the caller to claim.
 
@@ -129,6 +134,7 @@ def results(
     label: str | None = None,
     study: str | None = None,
     series: str | None = None,
+    patient: str | None = None,
     limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Result rows, in the order of arrival.
@@ -145,7 +151,7 @@ def results(
     ------
     dict
         ``source``, ``content_sha256``, ``sop_instance_uid``, ``series_instance_uid``, ``study_instance_uid``,
-        ``frame``, ``status``, ``label``, ``probabilities``, ``reason``, ``detail``, ``model_sha256``,
+        ``patient``, ``frame``, ``status``, ``label``, ``probabilities``, ``reason``, ``detail``, ``model_sha256``,
         ``preprocess_version``, ``provider``, ``conflict``, ``job``, ``created_at``.
     """
     asked = _result_rows()
@@ -161,6 +167,7 @@ def results(
         (Result.label, label),
         (Instance.study_instance_uid, study),
         (Instance.series_instance_uid, series),
+        (Instance.patient, patient),
     ):
         if value is not None:
             asked = asked.where(column == value)
@@ -231,6 +238,7 @@ def _result_rows() -> Any:
             Instance.sop_instance_uid,
             Instance.series_instance_uid,
             Instance.study_instance_uid,
+            Instance.patient,
             Result.frame,
             Result.status,
             Result.label,

@@ -79,11 +79,13 @@ class Content:
 
 @dataclass(frozen=True)
 class Header:
-    """The header facts that are kept. Nothing that names a person."""
+    """The header facts that are kept. Nothing that names a person, unless a person has switched that on."""
 
     sop_instance_uid: str | None = None
     series_instance_uid: str | None = None
     study_instance_uid: str | None = None
+    patient: str | None = None
+    """A pseudonym, unless the settings have it otherwise."""
     modality: str | None = None
     transfer_syntax_uid: str | None = None
     rows: int | None = None

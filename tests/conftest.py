@@ -389,10 +389,11 @@ def processes(settings) -> Iterator[Callable[[], dict[int, str]]]:
 def slicewise(processes) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command ``slicewise`` as a user does; a status other than `status` fails the test."""
 
-    def run(*words: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: object, status: int = 0, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "slicewise.worker.cli", *map(str, words)],
             env={**os.environ, **environment},
+            input=given,
             capture_output=True,
             text=True,
             check=False,

@@ -147,7 +147,7 @@ def called() -> list[tuple[str, str]]:
 def test_every_call_shown_is_understood(page, call):
     if call.startswith("is up in"):
         return
-    words = call.partition(" #")[0].partition(" >")[0].split()
+    words = re.split(r" [#<>]", call)[0].split()
     name = max((n for n in COMMANDS if words[: n.count(" ") + 1] == n.split()), key=len, default=None)
     assert name, f"{page}: no command in 'slicewise {call}'"
     COMMANDS[name].parse_args(words[name.count(" ") + 1 :])

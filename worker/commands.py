@@ -38,6 +38,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("label", "a class name"),
         ("study", "a Study Instance UID"),
         ("series", "a Series Instance UID"),
+        ("patient", "a patient as the rows show it, mostly a pseudonym"),
         ("submission", "the id that 'run' and 'submit' print"),
     ):
         results.add_argument(f"--{name}", help=f"only this: {text}")
@@ -230,6 +231,7 @@ def _results(options: argparse.Namespace) -> int:
             label=options.label,
             study=options.study,
             series=options.series,
+            patient=options.patient,
             limit=options.limit,
         )
         if shell.for_people(options):

@@ -17,7 +17,7 @@ import numpy as np
 from slicewise.db.reasons import RefusalReason
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
 from slicewise.worker.errors import Refused
-from slicewise.worker.imaging import Slice, limits, open_scan, to_raster
+from slicewise.worker.imaging import Patient, Slice, limits, open_scan, to_raster
 from slicewise.worker.model.session import BATCH, Model
 
 # Decoded files that may wait for the network: enough to keep it fed, few enough to bound memory.
@@ -36,6 +36,7 @@ class Prepared:
     """
 
     header: Header = field(default_factory=Header)
+    patient: Patient | None = None
     frames: tuple[np.ndarray | Refused, ...] = ()
     refusal: Refused | None = None
     failure: str | None = None
@@ -47,16 +48,16 @@ Key = TypeVar("Key")
 
 def prepare(path: Path) -> Prepared:
     """Decode one spooled file. Raises nothing: a refusal and a failure are values here."""
-    header = Header()
+    header, patient = Header(), None
     try:
         size = path.stat().st_size
         if size > limits.MAX_FILE_BYTES:
             raise Refused(RefusalReason.TOO_LARGE, f"{size} bytes; at most {limits.MAX_FILE_BYTES} are read")
         scan = open_scan(path.read_bytes())
-        header = scan.header
-        return Prepared(header, tuple(_raster_or_refusal(s) for s in scan.slices()))
+        header, patient = scan.header, scan.patient
+        return Prepared(header, patient, tuple(_raster_or_refusal(s) for s in scan.slices()))
     except Refused as refusal:
-        return Prepared(header, refusal=refusal)
+        return Prepared(header, patient, refusal=refusal)
     except Exception as error:  # noqa: BLE001
         # The file's boundary: a disk error or a bug of ours met by one file must not cost its neighbours. It is no
         # refusal: the job dies of it, the reason is kept, and a retry after the repair assesses the file.

@@ -22,6 +22,7 @@ RESULT_COLUMNS = (
     "sop_instance_uid",
     "series_instance_uid",
     "study_instance_uid",
+    "patient",
     "frame",
     "status",
     "label",
@@ -161,8 +162,8 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def short_times(row: dict[str, Any]) -> dict[str, Any]:
-    """A job's row with whole seconds: enough for a person."""
-    return {**row, **{k: row[k][:19].replace("T", " ") for k in ("created_at", "finished_at") if row[k]}}
+    """A row with whole seconds: enough for a person."""
+    return {**row, **{k: row[k][:19].replace("T", " ") for k in row if k.endswith("_at") and row[k]}}
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:

@@ -35,6 +35,8 @@ class Settings:
         How long a worker may be silent before its job is given to another.
     job_files
         Most files in one job.
+    patient_id
+        How Patient ID is stored: ``pseudonym``, ``plain`` or ``none``.
     """
 
     home: Path
@@ -45,6 +47,7 @@ class Settings:
     threads: int = 0
     lease_seconds: int = 60
     job_files: int = 256
+    patient_id: str = "pseudonym"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -70,9 +73,12 @@ class Settings:
             threads=_integer(given, "threads", 0, 0, 1024),
             lease_seconds=_integer(given, "lease_seconds", 60, 5, 3600),
             job_files=_integer(given, "job_files", 256, 1, 1000),
+            patient_id=given.get("patient_id") or "pseudonym",
         )
         if settings.provider not in {"cpu", "cuda"}:
             raise Misconfigured(f"{PREFIX}PROVIDER is {settings.provider!r}: set cpu or cuda")
+        if settings.patient_id not in {"pseudonym", "plain", "none"}:
+            raise Misconfigured(f"{PREFIX}PATIENT_ID is {settings.patient_id!r}: set pseudonym, plain or none")
         if settings.broker_url.partition("://")[0] not in {"redis", "rediss", "redis+socket"}:
             raise Misconfigured(f"{PREFIX}BROKER_URL is no Redis: give redis://, rediss:// or redis+socket://")
         return settings

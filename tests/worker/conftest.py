@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from slicewise.db import questions
+from slicewise.db import questions, summaries
 from slicewise.db.models import Result
 from slicewise.worker.intake import submit
 from slicewise.worker.intake.spool import Spool
@@ -69,6 +69,15 @@ class Shop:
                 )
                 for row in questions.results(session, submission=submission)
             ]
+
+    def results(self):
+        with self.database.reading() as session:
+            return list(questions.results(session))
+
+    def series(self):
+        """Every summary that any model's worker wrote, newest first."""
+        with self.database.reading() as session:
+            return list(summaries.summaries(session, self.worker().version, superseded=True))
 
     def count(self):
         with self.database.reading() as session:

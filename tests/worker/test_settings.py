@@ -84,6 +84,7 @@ def test_an_empty_value_is_none_at_all():
         ({"LEASE_SECONDS": "60.5"}, "from 5 to 3600"),
         ({"JOB_FILES": "0"}, "from 1 to 1000"),
         ({"JOB_FILES": "1001"}, "from 1 to 1000"),
+        ({"PATIENT_ID": "hash"}, "SLICEWISE_PATIENT_ID is 'hash': set pseudonym, plain or none"),
     ],
 )
 def test_a_wrong_setting_says_what_can_be_given(given, says):

@@ -8,9 +8,19 @@ Serving and training both come through here::
 """
 
 from slicewise.worker.imaging.raster import PREPROCESS_VERSION, SIZE
-from slicewise.worker.imaging.scan import Scan, Slice, load, open_scan, to_raster
+from slicewise.worker.imaging.scan import Patient, Scan, Slice, load, open_scan, to_raster
 
 PREPROCESS_VERSIONS = frozenset({PREPROCESS_VERSION})
 """Every preprocessing version that this worker can still produce."""
 
-__all__ = ["PREPROCESS_VERSION", "PREPROCESS_VERSIONS", "SIZE", "Scan", "Slice", "load", "open_scan", "to_raster"]
+__all__ = [
+    "PREPROCESS_VERSION",
+    "PREPROCESS_VERSIONS",
+    "SIZE",
+    "Patient",
+    "Scan",
+    "Slice",
+    "load",
+    "open_scan",
+    "to_raster",
+]

@@ -21,7 +21,7 @@ from slicewise.db.records import Header
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import foreign, frames, gates, greyscale, limits
 from slicewise.worker.imaging.frames import PixelData
-from slicewise.worker.imaging.scan import Scan, Slice
+from slicewise.worker.imaging.scan import Patient, Scan, Slice
 
 # pydicom's warnings and log lines quote values of the header, which may be names (PHI).
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -43,8 +43,8 @@ def open_dicom(data: bytes) -> Scan:
     with foreign.refusing(RefusalReason.UNREADABLE, "no DICOM data set can be read from it"):
         dataset, pixels = _parse(data)
     with foreign.refusing(RefusalReason.UNREADABLE, "its header holds malformed values"):
-        header = _header(dataset)
-    return Scan(header, lambda: _slices(dataset, header, pixels))
+        header, patient = _header(dataset), _patient(dataset)
+    return Scan(header, lambda: _slices(dataset, header, pixels), patient)
 
 
 def _parse(data: bytes) -> tuple[Dataset, PixelData | None]:
@@ -121,6 +121,11 @@ def _header(dataset: Dataset) -> Header:
         columns=_count(dataset, "Columns"),
         frames=_count(dataset, "NumberOfFrames") or 1,
     )
+
+
+def _patient(dataset: Dataset) -> Patient | None:
+    identifier, issuer = (str(dataset.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
+    return Patient(identifier, issuer) if identifier else None
 
 
 def _uid(dataset: Dataset, name: str) -> str | None:

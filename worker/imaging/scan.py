@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,6 +38,14 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Patient:
+    """Patient ID (0010,0020) and its issuer (0010,0021). Not for any log: its fields stay out of `repr`."""
+
+    identifier: str = field(repr=False)
+    issuer: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
 class Scan:
     """An opened file: its header facts, and its frames on demand.
 
@@ -47,6 +55,7 @@ class Scan:
 
     header: Header
     slices: Callable[[], Iterator[Slice | Refused]]
+    patient: Patient | None = None
 
 
 def open_scan(data: bytes) -> Scan:

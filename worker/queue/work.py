@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
-from slicewise.db import questions, writes
+from slicewise.db import questions, summaries, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Assessed
-from slicewise.worker import isolated, pipeline
+from slicewise.worker import isolated, pipeline, pseudonyms
 from slicewise.worker.intake.spool import Spool
 from slicewise.worker.model import session as model_session
 from slicewise.worker.queue import owner
@@ -42,6 +43,7 @@ class Work:
             settings.model, model_session.Provider(settings.provider), threads=settings.threads
         )
         self._me = owner.here()
+        self._patient = pseudonyms.naming(settings)
         self.version = questions.Model(self._model.sha256, self._model.description.preprocess_version)
 
     def on_job(self, job_id: int) -> list[int]:
@@ -69,6 +71,7 @@ class Work:
             with suppress(Exception), self._database.writing() as session:
                 for key in held:
                     writes.fail(session, key, self._me, reason)
+                summaries.refresh(session, held, self.version)
             raise
 
     def _claim(self, job_id: int) -> dict[int, bool]:
@@ -77,6 +80,8 @@ class Work:
         with self._database.writing() as session:
             gone = owner.abandoned(questions.lease_owners(session))
             if not writes.claim(session, job_id, self._me, lease, gone):
+                # It may have died of its last attempt just now.
+                summaries.refresh(session, questions.dead(session, [job_id]), self.version)
                 return {}
             suspect = questions.attempts(session, job_id) > 1
             held = {job_id: suspect}
@@ -117,7 +122,8 @@ class Work:
             if prepared.failure:
                 broken[w.job_id] = f"file {w.content_sha256[:12]}: {prepared.failure}"
                 continue
-            chunk.append((w.job_id, Assessed(w.instance_id, w.content_sha256, prepared.header, given)))
+            header = replace(prepared.header, patient=self._patient(prepared.patient))
+            chunk.append((w.job_id, Assessed(w.instance_id, w.content_sha256, header, given)))
             leaving = self._stopping() or time.monotonic() - started > _TURN_SECONDS
             if leaving or len(chunk) >= _CHUNK_FILES or time.monotonic() - written > _CHUNK_SECONDS:
                 self._record(chunk)
@@ -155,6 +161,7 @@ class Work:
                     writes.fail(session, key, self._me, broken[key])
                 else:
                     writes.finish(session, key, self._me)
+            summaries.refresh(session, held, self.version)
 
     def _renew(self, held: dict[int, bool]) -> None:
         with self._database.writing() as session:
