@@ -77,6 +77,7 @@ def _scan_command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
     shell.scans(parser)
+    shell.reserve_option(parser)
     shell.output_options(parser)
     parser.set_defaults(
         run=function, interrupted="what was taken in stays, and goes on with the next 'slicewise run' or 'up'"
@@ -117,7 +118,14 @@ def _submit(options: argparse.Namespace) -> int:
     from slicewise.db.records import Lane
     from slicewise.worker import progress
 
-    submission = progress.submit(settings, shell.database(settings), options.paths, "submit", Lane(options.lane))
+    submission = progress.submit(
+        settings,
+        shell.database(settings),
+        options.paths,
+        "submit",
+        lane=Lane(options.lane),
+        reserve_bytes=options.reserve * 2**20,
+    )
     progress.say_not_taken(submission)
     print(f"submission {submission.uid}: {_taken(submission)}")
     return shell.INCOMPLETE if submission.not_taken else 0
@@ -130,7 +138,9 @@ def _submit_and_wait(settings: Settings, options: argparse.Namespace, way: str, 
 
     database, model = shell.database(settings), shell.current_model(settings)
     lane = Lane(getattr(options, "lane", Lane.ROUTINE))
-    submission = progress.submit(settings, database, options.paths, way, lane)
+    submission = progress.submit(
+        settings, database, options.paths, way, lane=lane, reserve_bytes=options.reserve * 2**20
+    )
     try:
         final = progress.wait(database, submission, model, watch)
     except KeyboardInterrupt:

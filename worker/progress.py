@@ -36,14 +36,16 @@ def _bar() -> Progress:
     )
 
 
-def submit(settings: Settings, database: Database, paths: Sequence[Path], way: str, lane: Lane) -> Submission:
+def submit(
+    settings: Settings, database: Database, paths: Sequence[Path], way: str, *, lane: Lane, reserve_bytes: int
+) -> Submission:
     """Take in files and folders, ring the workers, and show how many files were copied."""
     with _bar() as bar:
         copying = bar.add_task("taking in ", total=None)
         submission = take_in(
             paths,
             database=database,
-            spool=Spool(settings.spool),
+            spool=Spool(settings.spool, reserve_bytes=reserve_bytes),
             ring=app.ring,
             way=way,
             sender=shell.actor(),

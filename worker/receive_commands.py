@@ -48,22 +48,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         receive.add_argument(
             f"--{name}", type=shell.positive, default=default, metavar=unit, help=f"{text} (default: {default})"
         )
-    receive.add_argument(
-        "--reserve", type=_count, default=1024, metavar="MIB", help="leave so much of the disk free (default: 1024)"
-    )
+    shell.reserve_option(receive)
     receive.add_argument("--lane", choices=("routine", "stat"), default="routine", help="stat overtakes routine")
     receive.set_defaults(run=_receive, interrupted="what was answered with success is kept")
 
 
 def _port(text: str) -> int:
-    number = _count(text)
+    number = shell.natural(text)
     if number > 65535:
         raise argparse.ArgumentTypeError("give a port, from 1 to 65535 (0: any free one)")
     return number
-
-
-def _count(text: str) -> int:
-    return 0 if text == "0" else shell.positive(text)
 
 
 def _ae_title(text: str) -> str:

@@ -77,6 +77,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """Type of an option: a whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def reserve_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--reserve``, for every way in."""
+    parser.add_argument(
+        "--reserve", type=natural, default=1024, metavar="MIB", help="leave so much of the disk free (default: 1024)"
+    )
+
+
 def path(text: str) -> Path:
     """Type of an argument: a path. An empty one, which an unset variable leaves, would mean the current folder."""
     if not text:

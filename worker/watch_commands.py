@@ -40,9 +40,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         watch.add_argument(
             f"--{name}", type=_seconds, default=default, metavar="SECONDS", help=f"{text} (default: {default:g})"
         )
-    watch.add_argument(
-        "--reserve", type=_count, default=1024, metavar="MIB", help="leave so much of the disk free (default: 1024)"
-    )
+    shell.reserve_option(watch)
     watch.add_argument("--no-events", action="store_true", help="only look, do not listen: for network shares")
     watch.set_defaults(run=_watch, interrupted="what was taken in stays, the rest lies where it was")
 
@@ -55,10 +53,6 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 86400:
         raise argparse.ArgumentTypeError("give seconds, more than 0 and at most 86400")
     return seconds
-
-
-def _count(text: str) -> int:
-    return 0 if text == "0" else shell.positive(text)
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -86,8 +86,8 @@ class Copier:
     """
 
     def __init__(self, tree: Tree, folder: Path, reserve_bytes: int = 0) -> None:
-        self._tree, self._folder, self._reserve = tree, folder, reserve_bytes
-        self._spool = Spool(folder)
+        self._tree = tree
+        self._spool = Spool(folder, reserve_bytes=reserve_bytes)
 
     def copy(self, file: File) -> Copied | Barred | Later:
         """Copy one file; it stays where it is."""
@@ -109,7 +109,9 @@ class Copier:
     def _copied(self, file: File, reading: IO[bytes]) -> Copied | Later:
         if _changed(file, reading) or (not file.though_open and written_to(reading)):
             return Later(file, written=not _changed(file, reading))
-        self._make_sure_of_room(file.look.size_bytes)
+        with _kept():
+            # Before anything is copied; of an archive it says little, so that each chunk is looked at too.
+            self._spool.make_sure_of_room(file.look.size_bytes)
         if sources.is_archive(file.name, reading):
             copied = self._unpacked(file, reading)
         else:
@@ -136,19 +138,19 @@ class Copier:
         return Copied(file, sha256, tuple(contents), archive=True, refused=_list(left_out, len(contents)))
 
     def _spooled(self, chunks: Iterator[bytes]) -> Spooled:
-        try:
-            with self._spool.begin() as incoming:
-                for chunk in chunks:
-                    self._make_sure_of_room(len(chunk))
-                    incoming.write(chunk)
-                return incoming.keep()
-        except OSError as error:
-            raise _Fault(f"the spool takes no more: {error.strerror}") from None
+        with _kept(), self._spool.begin() as incoming:
+            for chunk in chunks:
+                incoming.write(chunk)
+            return incoming.keep()
 
-    def _make_sure_of_room(self, size_bytes: int) -> None:
-        there = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
-        if self._reserve and shutil.disk_usage(there).free - size_bytes < self._reserve:
-            raise _Fault(f"the spool's disk has less than {self._reserve >> 20} MiB to spare")
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Tell a fault of the spool's from one of the watched folder's."""
+    try:
+        yield
+    except OSError as error:
+        raise _Fault(f"the spool takes no more: {error.strerror}") from None
 
 
 def _barred(look: Look) -> str | None:

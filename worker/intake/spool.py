@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,10 +27,16 @@ class Spool:
 
     No name from outside ever reaches the file system, and nothing is visible under its hash before all its
     bytes are on the disk.
+
+    Parameters
+    ----------
+    reserve_bytes
+        So much of the disk stays free: a full one would stop the database too.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
         self._root = root
+        self._reserve_bytes = reserve_bytes
         self._incoming = root / "incoming"
 
     def path(self, sha256: str) -> Path:
@@ -44,6 +52,21 @@ class Spool:
             The disk is full, or the spool cannot be written.
         """
         return Incoming(self, self._incoming / secrets.token_hex(16))
+
+    def make_sure_of_room(self, size_bytes: int) -> None:
+        """See that the disk has its reserve and so many bytes to spare.
+
+        Raises
+        ------
+        OSError
+            It has not.
+        """
+        if not self._reserve_bytes:
+            return
+        # The spool is made with the first content.
+        there = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
+        if shutil.disk_usage(there).free - size_bytes < self._reserve_bytes:
+            raise OSError(errno.ENOSPC, f"less than {self._reserve_bytes >> 20} MiB of disk to spare")
 
     def add(self, reading: IO[bytes]) -> Spooled:
         """Copy everything that can be read from a file object into the spool.
@@ -93,8 +116,9 @@ class Incoming:
         Raises
         ------
         OSError
-            The disk is full.
+            The disk is full, or has come to its reserve.
         """
+        self._spool.make_sure_of_room(len(chunk))
         self._digest.update(chunk)
         self.size_bytes += len(chunk)
         self._writing.write(chunk)

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from slicewise.db.errors import DatabaseError
-from slicewise.worker.intake import copying
+from slicewise.worker.intake import copying, spool
 from slicewise.worker.intake import drop as module
 from slicewise.worker.intake.tree import Tree
 
@@ -299,7 +299,7 @@ def test_a_restart_reads_nothing_that_it_remembers(post, monkeypatch):
 
 
 def full(monkeypatch, free):
-    monkeypatch.setattr(copying.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(0, 0, free))
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(0, 0, free))
 
 
 def test_a_full_disk_makes_intake_wait_and_nothing_is_refused(post, monkeypatch, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -102,6 +103,15 @@ def test_what_breaks_while_it_is_read_leaves_nothing(spool, tmp_path):
     with pytest.raises(Untakeable, match="Input/output error"):
         add(spool, f"/proc/{os.getpid()}/mem")
     assert files_in(tmp_path / "spool") == []
+
+
+def test_the_disk_keeps_its_reserve(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    total = shutil.disk_usage(tmp_path).total
+    with pytest.raises(Untakeable, match="MiB of disk to spare"):
+        add(Spool(tmp_path / "spool", reserve_bytes=2 * total), tmp_path / "file")
+    assert files_in(tmp_path / "spool") == []
+    assert add(Spool(tmp_path / "spool", reserve_bytes=1), tmp_path / "file").size_bytes == 1
 
 
 def test_a_spool_that_cannot_be_written_is_said(tmp_path):

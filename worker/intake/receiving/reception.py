@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import suppress
 from enum import IntEnum
@@ -149,16 +148,12 @@ class Reception:
     """
 
     def __init__(self, spool: Path, committer: Committer, *, reserve_bytes: int) -> None:
-        self._root, self._spool = spool, Spool(spool)
+        self._spool = Spool(spool, reserve_bytes=reserve_bytes)
         self._committer = committer
-        self._reserve_bytes = reserve_bytes
 
     def begin(self, sop_class: str, sop_instance: str, transfer_syntax: str) -> Arriving:
         """Begin an object that a C-STORE command announces."""
-        arriving = Arriving(self._spool, sop_class, sop_instance, transfer_syntax)
-        if self._free() < self._reserve_bytes:
-            arriving.decline(Declined(Status.OUT_OF_RESOURCES, "the disk is full: its reserve is reached"))
-        return arriving
+        return Arriving(self._spool, sop_class, sop_instance, transfer_syntax)
 
     def keep(self, sending: Sending, arriving: Arriving, sop_instance: str) -> str:
         """Keep an object that has come to its end; its SHA-256. Only now may success be answered.
@@ -184,11 +179,3 @@ class Reception:
         if sending.jobs:
             with suppress(Retryable):
                 self._committer.end(sending)
-
-    def _free(self) -> int:
-        try:
-            found = os.statvfs(self._root)
-        except OSError:
-            # The spool is made with the first object; a disk that fails says so itself.
-            return self._reserve_bytes
-        return found.f_bavail * found.f_frsize
