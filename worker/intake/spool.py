@@ -13,6 +13,9 @@ from typing import IO
 
 _CHUNK = 1 << 20
 
+# So much of a content is written without another look at the disk.
+_UNLOOKED = 8 << 20
+
 
 @dataclass(frozen=True)
 class Spooled:
@@ -23,7 +26,7 @@ class Spooled:
 
 
 class Spool:
-    """A folder fanned out over two levels of the hash.
+    """A folder fanned out over the first byte of the hash.
 
     No name from outside ever reaches the file system, and nothing is visible under its hash before all its
     bytes are on the disk.
@@ -41,7 +44,7 @@ class Spool:
 
     def path(self, sha256: str) -> Path:
         """Where a content lies, or would lie."""
-        return self._root / sha256[:2] / sha256[2:4] / sha256
+        return self._root / sha256[:2] / sha256
 
     def begin(self) -> Incoming:
         """Begin a content that comes piece by piece; use it as a context.
@@ -99,6 +102,7 @@ class Incoming:
         self._writing = partial.open("xb")
         self._digest = hashlib.sha256()
         self.size_bytes = 0
+        self._looked = 0
 
     def __enter__(self) -> Incoming:
         return self
@@ -118,7 +122,9 @@ class Incoming:
         OSError
             The disk is full, or has come to its reserve.
         """
-        self._spool.make_sure_of_room(len(chunk))
+        if self.size_bytes + len(chunk) > self._looked:
+            self._looked = self.size_bytes + len(chunk) + _UNLOOKED
+            self._spool.make_sure_of_room(len(chunk))
         self._digest.update(chunk)
         self.size_bytes += len(chunk)
         self._writing.write(chunk)
