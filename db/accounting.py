@@ -95,6 +95,15 @@ def standings_by_uid(session: Session, uids: Sequence[str], model: Model) -> dic
     return {uid: min((standing[content] for content in contents), key=_rank) for uid, contents in named.items()}
 
 
+def arrived(session: Session, uids: Sequence[str]) -> set[str]:
+    """Those of some SOP Instance UIDs of which something has come, whatever became of it."""
+    found: set[str] = set()
+    for start in range(0, len(uids), _AT_ONCE):
+        asked = select(Instance.sop_instance_uid).where(Instance.sop_instance_uid.in_(uids[start : start + _AT_ONCE]))
+        found.update(uid for uid in session.scalars(asked) if uid)
+    return found
+
+
 def _rank(standing: Standing) -> int:
     return list(State).index(standing.state)
 

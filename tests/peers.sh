@@ -1,5 +1,5 @@
 #!/bin/sh
-# The peers that the tests of the DICOM network talk to: dcmtk's tools, Orthanc, and openssl for certificates. On a Debian
+# The peers that the tests of the DICOM network talk to: dcmtk's tools, Orthanc with its DICOMweb, and openssl for certificates. On a Debian
 # and as root, what is missing is installed; anywhere else it is named, and the tests do not begin.
 set -eu
 PATH=$PATH:/usr/sbin
@@ -8,6 +8,7 @@ missing=
 for pair in storescu:dcmtk Orthanc:orthanc openssl:openssl; do
     command -v "${pair%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
+[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "the tests need$missing: apt-get install --no-install-recommends$missing" >&2

@@ -10,11 +10,13 @@ from datetime import datetime
 from pathlib import Path
 
 from slicewise.db import accounting
-from slicewise.db.accounting import NEVER_ARRIVED, State
+from slicewise.db.accounting import NEVER_ARRIVED, Standing, State
 from slicewise.db.engine import Database
 from slicewise.db.questions import Model
-from slicewise.worker.errors import Refused
+from slicewise.worker.errors import Misconfigured, Refused, Retryable
 from slicewise.worker.imaging import limits, open_scan
+from slicewise.worker.intake.pulling.peer import Away, Declines, Peer
+from slicewise.worker.intake.pulling.wanted import Wanted
 from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, opened, walk
 
 # Files hashed between two questions to the database.
@@ -57,6 +59,49 @@ def reconcile(
             part = []
     yield from _looked_up(part, database, model)
     progress(len(part))
+
+
+def reconcile_peer(
+    peer: Peer,
+    wanted: Iterable[Wanted],
+    database: Database,
+    model: Model,
+    progress: Callable[[int], None] = lambda _count: None,
+) -> Iterator[Item]:
+    """Ask for every instance that a PACS has of what is wanted whether it has an outcome, by its SOP Instance UID.
+
+    Raises
+    ------
+    Retryable, Misconfigured
+        The PACS is away, or says no: nothing is said of what was not asked for.
+    """
+    seen: set[str] = set()
+    try:
+        for one in wanted:
+            for series in list(peer.series(one)):
+                if series.uid not in seen:
+                    seen.add(series.uid)
+                    uids = [instance.uid for instance in peer.instances(series)]
+                    yield from _instances(peer.name, uids, database, model)
+                    progress(len(uids))
+    except Declines as error:
+        raise Misconfigured(str(error)) from None
+    except Away as error:
+        raise Retryable(f"the PACS is away: {error}") from None
+    finally:
+        peer.close()
+
+
+def _instances(name: str, uids: list[str], database: Database, model: Model) -> Iterator[Item]:
+    with database.reading() as session:
+        found = accounting.standings_by_uid(session, uids, model)
+    for uid in uids:
+        standing = found.get(uid, NEVER_PULLED)
+        known_by = "sop_instance_uid" if uid in found else None
+        yield Item(f"{name}/{uid}", None, standing.state, standing.detail, standing.since, known_by)
+
+
+NEVER_PULLED = Standing(State.MISSING, "it never arrived: pull it")
 
 
 def _sha256(one: Source | Skipped) -> str | Untakeable:

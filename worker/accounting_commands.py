@@ -8,13 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slicewise.worker import shell
+from slicewise.worker import pull_commands, shell
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-commands."""
-    reconcile = commands.add_parser("reconcile", help="compare files with the database: has each its outcome?")
-    shell.scans(reconcile)
+    reconcile = commands.add_parser(
+        "reconcile", help="compare files, or what a PACS has, with the database: has each its outcome?"
+    )
+    reconcile.add_argument(
+        "paths", nargs="*", type=shell.path, metavar="PATH", help="a file, a folder or a zip archive"
+    )
+    pull_commands.pacs_options(reconcile)
     reconcile.add_argument("--all", action="store_true", help="in the table: the files that have an outcome, too")
     shell.output_options(reconcile)
     reconcile.set_defaults(run=_reconcile)
@@ -62,14 +67,14 @@ def _reconcile(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
-        TextColumn("looking up {task.completed} files"),
+        TextColumn("looking up {task.completed}"),
         TimeElapsedColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("", total=None)
-        for item in accounting.reconcile(options.paths, database, model, lambda count: bar.advance(task, count)):
+        for item in _items(options, database, model, lambda count: bar.advance(task, count)):
             states[item.state] += 1
             settled = item.state in {"labelled", "abstained", "refused"}
             if options.all or not settled or not shell.for_people(options):
@@ -79,11 +84,25 @@ def _reconcile(options: argparse.Namespace) -> int:
         if shown:
             report.print_table(shown, ("source", "state", "detail", "since"))
         print(
-            f"{shell.counted(states.total(), 'file')}: {', '.join(f'{count} {state}' for state, count in states.most_common())}"
+            f"{shell.counted(states.total(), 'file' if options.paths else 'instance')}: {', '.join(f'{count} {state}' for state, count in states.most_common())}"
         )
     else:
         report.write(shown, columns, shell.machine_format(options), options.output)
     return accounting.exit_status(states)
+
+
+def _items(options: argparse.Namespace, database: Any, model: Any, progress: Any) -> Any:
+    from slicewise.worker import accounting
+    from slicewise.worker.errors import Misconfigured
+
+    if options.ae or options.dicomweb:
+        if options.paths:
+            raise Misconfigured("files or a PACS? Give either PATH... or --ae or --dicomweb")
+        peer = pull_commands.peer_from(options)
+        return accounting.reconcile_peer(peer, pull_commands.wanted_from(options), database, model, progress)
+    if not options.paths:
+        raise Misconfigured("what is to be compared? Give PATH..., or a PACS by --ae or --dicomweb")
+    return accounting.reconcile(options.paths, database, model, progress)
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -23,8 +23,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     receive = commands.add_parser("receive", help="take in what a PACS sends over the DICOM network (C-STORE)")
     receive.add_argument("--port", type=_port, default=11112, help="where to listen (default: %(default)s)")
     receive.add_argument("--address", default="127.0.0.1", help="on which of this host's (default: %(default)s)")
-    receive.add_argument("--aet", type=_ae_title, default="SLICEWISE", help="own AE title (default: %(default)s)")
-    receive.add_argument("--calling", type=_ae_title, action="append", default=[], metavar="AET", help="who may call")
+    receive.add_argument("--aet", type=shell.ae_title, default="SLICEWISE", help="own AE title (default: %(default)s)")
+    receive.add_argument(
+        "--calling", type=shell.ae_title, action="append", default=[], metavar="AET", help="who may call"
+    )
     receive.add_argument(
         "--allow",
         type=_network,
@@ -58,15 +60,6 @@ def _port(text: str) -> int:
     if number > 65535:
         raise argparse.ArgumentTypeError("give a port, from 1 to 65535 (0: any free one)")
     return number
-
-
-def _ae_title(text: str) -> str:
-    from slicewise.worker.intake.receiving.callers import ae_title
-
-    try:
-        return ae_title(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("give 1 to 16 printable characters, no backslash") from None
 
 
 def _network(text: str) -> Any:

@@ -82,6 +82,16 @@ def natural(text: str) -> int:
     return 0 if text == "0" else positive(text)
 
 
+def ae_title(text: str) -> str:
+    """Type of an option: an application entity's title."""
+    from slicewise.worker.intake.receiving import callers
+
+    try:
+        return callers.ae_title(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("give 1 to 16 printable characters, no backslash") from None
+
+
 def reserve_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--reserve``, for every way in."""
     parser.add_argument(

@@ -50,9 +50,9 @@ def open_dicom(data: bytes) -> Scan:
 def _parse(data: bytes) -> tuple[Dataset, PixelData | None]:
     buffer = limits.Metered(data[: limits.MAX_HEADER_BYTES])
     read_preamble(buffer, force=True)
-    meta = _file_meta(buffer)
+    meta = file_meta(buffer)
     start = buffer.tell()
-    syntax = str(meta.get("TransferSyntaxUID") or _guess(data[start : start + 6]))
+    syntax = str(meta.get("TransferSyntaxUID") or guessed_syntax(data[start : start + 6]))
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         data, start = limits.inflate(data[start:]), 0
     head = data[start : start + limits.MAX_HEADER_BYTES]
@@ -64,13 +64,13 @@ def _parse(data: bytes) -> tuple[Dataset, PixelData | None]:
     return dataset, pixels
 
 
-def _file_meta(buffer: BinaryIO) -> FileMetaDataset:
+def file_meta(buffer: BinaryIO) -> FileMetaDataset:
     """Group 0002, which is always explicit little endian (PS3.10 7.1); leaves the buffer behind it."""
     meta = read_dataset(buffer, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     return FileMetaDataset(meta)
 
 
-def _guess(first: bytes) -> str:
+def guessed_syntax(first: bytes) -> str:
     """The transfer syntax of a data set that does not say it, by its first element (PS3.5 7.1)."""
     if first[4:6].decode("latin-1") not in STANDARD_VR:
         return uid.ImplicitVRLittleEndian

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 
 from pydicom import Dataset, uid
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 
 from slicewise.db.reasons import RefusalReason
@@ -17,9 +17,9 @@ from slicewise.worker.imaging import foreign
 HEAD_BYTES = 128 * 2**10
 """Most of a data set that is looked at; what identifies it stands before its pictures and their long sequences."""
 
-_SOP_CLASS_UID = 0x00080016
-_SOP_INSTANCE_UID = 0x00080018
-_SERIES_INSTANCE_UID = 0x0020000E
+_STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
+# SOP Class and Instance UID first.
+_IDENTIFYING = (0x00080016, 0x00080018, _SERIES_INSTANCE_UID, _STUDY_INSTANCE_UID)
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Identity:
     sop_class_uid: str | None
     sop_instance_uid: str | None
     series_instance_uid: str | None
+    study_instance_uid: str | None = None
 
 
 def identify(head: bytes, transfer_syntax: str) -> Identity:
@@ -46,7 +47,27 @@ def identify(head: bytes, transfer_syntax: str) -> Identity:
     """
     with foreign.refusing(RefusalReason.UNREADABLE, "no DICOM data set can be read from it"):
         dataset = _parse(head[:HEAD_BYTES], transfer_syntax)
-        return Identity(*(_uid(dataset, tag) for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _SERIES_INSTANCE_UID)))
+        return Identity(*(_uid(dataset, tag) for tag in _IDENTIFYING))
+
+
+def identify_file(head: bytes) -> Identity:
+    """Read the identifying elements of a file's first bytes (PS3.10 7.1), with or without preamble and file meta information.
+
+    Raises
+    ------
+    Refused
+        ``unreadable`` or ``too_large``: it is no such file.
+    """
+    # Imported here: whoever sees only data sets does without the decoders.
+    from slicewise.worker.imaging.dicom import file_meta, guessed_syntax
+
+    with foreign.refusing(RefusalReason.UNREADABLE, "no DICOM file can be read from it"):
+        reading = io.BytesIO(head[:HEAD_BYTES])
+        read_preamble(reading, force=True)
+        meta = file_meta(reading)
+        start = reading.tell()
+        syntax = str(meta.get("TransferSyntaxUID") or guessed_syntax(head[start : start + 6]))
+    return identify(head[start:], syntax)
 
 
 def _parse(head: bytes, transfer_syntax: str) -> Dataset:

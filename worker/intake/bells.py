@@ -10,7 +10,7 @@ from slicewise.db.records import Lane
 from slicewise.worker.errors import Retryable
 from slicewise.worker.intake.submit import Bell
 
-# Each ring of a broker that is away waits 6 s for it to answer (measured); meanwhile the sweeper rings.
+# A ring at a broker that does not even refuse waits for seconds; meanwhile the sweeper rings.
 _DEAF_SECONDS = 30.0
 
 

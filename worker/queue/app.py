@@ -46,6 +46,11 @@ def _configuration() -> dict[str, Any]:
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "health_check_interval": 10,
+            # One more try to connect, at once. By default a ring at a broker that is away takes 6 s (measured), and
+            # `broker_connection_retry` is what a worker goes by.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0,
             "global_keyprefix": "slicewise:",
         },
         "task_serializer": "json",

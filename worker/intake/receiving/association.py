@@ -161,7 +161,7 @@ class Receiving(Association):
             return
         if message.arriving is None:
             raise Declined(Status.CANNOT_UNDERSTAND, "there is no data set")
-        self._reception.keep(self._sending, message.arriving, command.sop_instance)
+        self._reception.keep(self._sending, message.arriving)
 
     def requested(self) -> None:
         """Look at what the peer proposes, before it is negotiated."""

@@ -14,8 +14,6 @@ from slicewise.db.records import Content, Lane
 from slicewise.worker.errors import Retryable
 from slicewise.worker.intake.submit import Bell
 
-WAY = "receive"
-
 # An association that mixes more series than this at a time has the jobs of the longest unseen closed.
 _OPEN_JOBS = 32
 
@@ -75,8 +73,9 @@ class Committer:
         job_files: int,
         quiet_seconds: float,
         lane: Lane = Lane.ROUTINE,
+        way: str = "receive",
     ) -> None:
-        self._database, self._ring = database, ring
+        self._database, self._ring, self._way = database, ring, way
         self._job_files, self._quiet_seconds, self._lane = job_files, quiet_seconds, lane
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._turn = threading.Lock()
@@ -149,7 +148,7 @@ class Committer:
                 key = writes.collect(
                     session,
                     [request.content],
-                    way=WAY,
+                    way=self._way,
                     submission=sending.submission,
                     quiet_seconds=self._quiet_seconds,
                     sender=sending.sender,

@@ -10,9 +10,10 @@ from pathlib import Path
 from slicewise.db.records import Content
 from slicewise.worker.errors import Refused, Retryable
 from slicewise.worker.imaging import identity, limits
+from slicewise.worker.imaging.identity import Identity
 from slicewise.worker.intake.receiving.committer import Committer, Sending
 from slicewise.worker.intake.receiving.heading import heading
-from slicewise.worker.intake.spool import Spool
+from slicewise.worker.intake.spool import Incoming, Spool, Spooled
 
 
 class Status(IntEnum):
@@ -43,30 +44,23 @@ class Declined(Exception):
 
 
 class Arriving:
-    """An object on its way into the spool, piece by piece: memory holds no more of it than its head.
+    """Something on its way into the spool, piece by piece: memory holds no more of it than its head.
 
-    A failure is kept until the object has come to its end: that is when its sender listens.
+    A failure is kept until it has come to its end: that is when its sender listens.
     """
 
-    def __init__(self, spool: Spool, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
-        self._named = (sop_class, sop_instance)
-        self._transfer_syntax = transfer_syntax
+    def __init__(self, spool: Spool) -> None:
         self._head = bytearray()
         self._size = 0
         self._declined: Declined | None = None
-        self._incoming = None
-        if not re.fullmatch(r"[0-9.]{1,64}", sop_instance):
-            # PS3.7 Annex C, invalid object instance: the UID violates the construction rules (PS3.5 9.1).
-            self.decline(Declined(Status.INVALID_INSTANCE, "the SOP Instance UID is no UID"))
-            return
+        self._incoming: Incoming | None = None
         try:
             self._incoming = spool.begin()
-            self._incoming.write(heading(sop_class, sop_instance, transfer_syntax))
         except OSError as error:
             self._fail(error)
 
     def write(self, fragment: bytes | memoryview) -> None:
-        """Add a fragment of the data set.
+        """Add a fragment.
 
         Raises
         ------
@@ -84,25 +78,21 @@ class Arriving:
             return
         if len(self._head) < identity.HEAD_BYTES:
             self._head += fragment[: identity.HEAD_BYTES - len(self._head)]
-        try:
-            self._incoming.write(fragment)
-        except OSError as error:
-            self._fail(error)
+        self._store(fragment)
 
-    def keep(self) -> tuple[str, int, str | None]:
-        """Make it durable; its SHA-256, its size in bytes and its series.
+    def keep(self) -> tuple[Spooled, Identity]:
+        """Make it durable; what it is.
 
         Raises
         ------
         Declined
-            It is not what the command said, or could not be kept.
+            It is not what it was announced as, or could not be kept.
         """
         if self._declined is None:
-            series = self._check()
+            found = self._identity()
             try:
                 assert self._incoming
-                stored = self._incoming.keep()
-                return stored.sha256, stored.size_bytes, series
+                return self._incoming.keep(), found
             except OSError as error:
                 self._fail(error)
         assert self._declined
@@ -119,11 +109,36 @@ class Arriving:
             incoming, self._incoming = self._incoming, None
             incoming.__exit__()
 
+    def _store(self, piece: bytes | memoryview) -> None:
+        try:
+            if self._incoming:
+                self._incoming.write(piece)
+        except OSError as error:
+            self._fail(error)
+
     def _fail(self, error: OSError) -> None:
         self.decline(Declined(Status.OUT_OF_RESOURCES, f"the spool cannot be written: {error.strerror}"[:64]))
 
-    def _check(self) -> str | None:
-        """See that the data set is what the command announced (PS3.4 B.2.3); its series."""
+    def _identity(self) -> Identity:
+        """Say what it is, as far as its head shows; raises `Declined`."""
+        raise NotImplementedError
+
+
+class ArrivingObject(Arriving):
+    """A data set that a C-STORE command announces; it gets the heading of a file."""
+
+    def __init__(self, spool: Spool, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
+        super().__init__(spool)
+        self._named = (sop_class, sop_instance)
+        self._transfer_syntax = transfer_syntax
+        if not re.fullmatch(r"[0-9.]{1,64}", sop_instance):
+            # PS3.7 Annex C, invalid object instance: the UID violates the construction rules (PS3.5 9.1).
+            self.decline(Declined(Status.INVALID_INSTANCE, "the SOP Instance UID is no UID"))
+            return
+        self._store(heading(sop_class, sop_instance, transfer_syntax))
+
+    def _identity(self) -> Identity:
+        """See that the data set is what the command announced (PS3.4 B.2.3)."""
         try:
             found = identity.identify(bytes(self._head), self._transfer_syntax)
         except Refused as refused:
@@ -133,7 +148,34 @@ class Arriving:
             raise Declined(Status.CANNOT_UNDERSTAND, "no SOP Class and Instance UID in the data set")
         if given != self._named:
             raise Declined(Status.DOES_NOT_MATCH, "SOP Class or Instance UID differ from the command's")
-        return found.series_instance_uid
+        return found
+
+
+class ArrivingFile(Arriving):
+    """A whole file (PS3.10), as DICOMweb carries it.
+
+    Parameters
+    ----------
+    sop_instance, study
+        What it has to be; None lets it be any.
+    """
+
+    def __init__(self, spool: Spool, *, sop_instance: str | None = None, study: str | None = None) -> None:
+        super().__init__(spool)
+        self._sop_instance, self._study = sop_instance, study
+
+    def _identity(self) -> Identity:
+        try:
+            found = identity.identify_file(bytes(self._head))
+        except Refused as refused:
+            raise Declined(Status.CANNOT_UNDERSTAND, "it is no DICOM file that can be parsed") from refused
+        if not found.sop_class_uid or not found.sop_instance_uid:
+            raise Declined(Status.CANNOT_UNDERSTAND, "no SOP Class and Instance UID in the data set")
+        if self._sop_instance not in {None, found.sop_instance_uid}:
+            raise Declined(Status.DOES_NOT_MATCH, "another SOP Instance UID than the one asked for")
+        if self._study not in {None, found.study_instance_uid}:
+            raise Declined(Status.DOES_NOT_MATCH, "another Study Instance UID than the one asked for")
+        return found
 
 
 class Reception:
@@ -153,10 +195,14 @@ class Reception:
 
     def begin(self, sop_class: str, sop_instance: str, transfer_syntax: str) -> Arriving:
         """Begin an object that a C-STORE command announces."""
-        return Arriving(self._spool, sop_class, sop_instance, transfer_syntax)
+        return ArrivingObject(self._spool, sop_class, sop_instance, transfer_syntax)
 
-    def keep(self, sending: Sending, arriving: Arriving, sop_instance: str) -> str:
-        """Keep an object that has come to its end; its SHA-256. Only now may success be answered.
+    def begin_file(self, *, sop_instance: str | None = None, study: str | None = None) -> Arriving:
+        """Begin a file, of an instance or a study that is known, or of any."""
+        return ArrivingFile(self._spool, sop_instance=sop_instance, study=study)
+
+    def keep(self, sending: Sending, arriving: Arriving) -> Identity:
+        """Keep what has come to its end; what it is. Only now may success be answered.
 
         Raises
         ------
@@ -164,15 +210,16 @@ class Reception:
             It is neither in the database nor, as far as anybody will ever ask, in the spool.
         """
         try:
-            sha256, size, series = arriving.keep()
+            stored, found = arriving.keep()
         finally:
             arriving.discard()
+        uid, series = found.sop_instance_uid, found.series_instance_uid
+        content = Content(stored.sha256, stored.size_bytes, f"{sending.sender}/{uid}", uid, series)
         try:
-            content = Content(sha256, size, f"{sending.sender}/{sop_instance}", sop_instance, series)
             self._committer.add(sending, series, content)
         except Retryable as error:
             raise Declined(Status.OUT_OF_RESOURCES, "the database is away: send it again later") from error
-        return sha256
+        return found
 
     def end(self, sending: Sending) -> None:
         """An association is over: its jobs need not wait until they have been quiet."""

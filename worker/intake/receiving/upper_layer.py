@@ -61,7 +61,7 @@ class _Malformed(Exception):
     """A PDU of an unknown type, or longer than it may be."""
 
 
-class _Told(queue.Queue[Any]):
+class Told(queue.Queue[Any]):
     """A queue that also wakes who waits for messages: a release or an abort is none."""
 
     def __init__(self, association: Association) -> None:
@@ -105,7 +105,7 @@ class UpperLayer(DULServiceProvider):
         self.daemon = True
         # The loop of the base class sleeps so long when nothing has happened; `_is_transport_event` waits instead.
         self._run_loop_delay = 0.0
-        self.to_user_queue = _Told(association)
+        self.to_user_queue = Told(association)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def run_reactor(self) -> None:

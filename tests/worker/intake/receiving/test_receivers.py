@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -240,73 +238,6 @@ def test_what_is_mistyped_is_said(slicewise, words):
 
 
 # --- Orthanc ---------------------------------------------------------------------------------------------------
-
-
-class Orthanc:
-    """A small PACS: takes instances over its REST interface and sends them on by C-STORE."""
-
-    def __init__(self, folder: Path, modalities: dict[str, list[object]], wait_until) -> None:
-        # Debian's place for it is not on everybody's PATH.
-        program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program, "Orthanc is missing: apt-get install orthanc"
-        with socket.create_server(("127.0.0.1", 0)) as http, socket.create_server(("127.0.0.1", 0)) as dicom:
-            self._port, port = http.getsockname()[1], dicom.getsockname()[1]
-        settings = {
-            "Name": "pacs",
-            "StorageDirectory": str(folder),
-            "IndexDirectory": str(folder),
-            "HttpPort": self._port,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomAet": "ORTHANC",
-            "DicomPort": port,
-            "DicomModalities": modalities,
-        }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-        with (folder / "log").open("w") as log:
-            self._process = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
-        wait_until(self._answers)
-
-    def add(self, path: Path) -> str:
-        """Take in an instance; its id."""
-        return str(self._ask("/instances", path.read_bytes())["ID"])
-
-    def store(self, modality: str, instances: list[str]) -> dict[str, object]:
-        """Send instances on; how that went."""
-        return self._ask(f"/modalities/{modality}/store", json.dumps(instances).encode())
-
-    def echo(self, modality: str) -> None:
-        self._ask(f"/modalities/{modality}/echo", b"{}")
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        assert self._process.poll() is None
-        try:
-            self._ask("/system")
-        except urllib.error.URLError:
-            return False
-        return True
-
-    def _ask(self, path: str, body: bytes | None = None) -> dict[str, object]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", body, timeout=60) as answer:
-            return json.load(answer)
-
-
-@pytest.fixture
-def orthanc(tmp_path, wait_until):
-    made = []
-
-    def begin(port: int) -> Orthanc:
-        (tmp_path / "orthanc").mkdir()
-        made.append(Orthanc(tmp_path / "orthanc", {"slicewise": ["SLICEWISE", "127.0.0.1", port]}, wait_until))
-        return made[-1]
-
-    yield begin
-    for one in made:
-        one.stop()
 
 
 def test_orthanc_sends_a_study(receive, orthanc, books, tmp_path, write_dicom, wait_until):
