@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from slicewise.db.records import Content, Lane
 from slicewise.worker.errors import Retryable
 from slicewise.worker.intake.sources import Cut, Skipped, Source, Untakeable, take, walk
 from slicewise.worker.intake.spool import Spool
+from slicewise.worker.settings import Settings
 
 # Copies that wait for the disk at the same time: their fsyncs share one journal commit.
 _COPIES = 8
@@ -37,15 +38,15 @@ class Submission:
 
 
 def submit(
-    paths: Iterable[Path],
+    paths: Iterable[Path | str],
     *,
-    database: Database,
-    spool: Spool,
-    ring: Bell,
+    database: Database | None = None,
+    spool: Spool | None = None,
+    ring: Bell | None = None,
     way: str = "submit",
     sender: str | None = None,
     lane: Lane = Lane.ROUTINE,
-    job_files: int = 256,
+    job_files: int | None = None,
     progress: Callable[[int], None] = lambda _count: None,
 ) -> Submission:
     """Take in files, whole folders and zip archives.
@@ -56,6 +57,8 @@ def submit(
     ----------
     paths
         Files, folders and archives; see `slicewise.worker.intake.sources.walk`.
+    database, spool, ring, job_files
+        By default those of the settings (``SLICEWISE_*``), as they are now.
     sender
         Who submits, for the audit: a user and a host.
     progress
@@ -64,9 +67,32 @@ def submit(
     Raises
     ------
     Misconfigured
-        A path does not exist; nothing has been taken in.
+        A path does not exist, or a setting is wrong; nothing has been taken in.
+
+    Examples
+    --------
+    >>> from slicewise.worker.intake import submit
+    >>> submission = submit(["/scans"])  # doctest: +SKIP
+    >>> submission.arrivals, submission.not_taken  # doctest: +SKIP
+    (240, [])
     """
-    found = walk(paths)
+    settings = Settings.from_environment()
+    if database is None:
+        with closing(Database(settings.database_url)) as own:
+            own.check()
+            return submit(
+                paths,
+                database=own,
+                spool=spool,
+                ring=ring,
+                way=way,
+                sender=sender,
+                lane=lane,
+                job_files=job_files,
+                progress=progress,
+            )
+    spool, ring, job_files = spool or Spool(settings.spool), ring or _default_ring(), job_files or settings.job_files
+    found = walk(map(Path, paths))
     submission = Submission(writes.uuid7())
     heard, broken = True, ""
     with ThreadPoolExecutor(_COPIES) as pool:
@@ -90,6 +116,13 @@ def submit(
                 submission.not_taken += [(content.source, broken) for content in contents]
             progress(len(chunk))
     return submission
+
+
+def _default_ring() -> Bell:
+    # Imported here: Celery takes its time, and not every way in needs it.
+    from slicewise.worker.queue import app
+
+    return app.ring
 
 
 def _rung(ring: Bell, job: int, lane: Lane) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from slicewise.db import questions, writes
+from slicewise.db.errors import DatabaseError
 from slicewise.db.records import Lane
 from slicewise.worker.errors import Misconfigured, Retryable
 from slicewise.worker.intake import submit
@@ -207,3 +208,23 @@ def test_progress_hears_of_every_file(take_in, scans):
     counts = []
     take_in(scans(*"abcdefg"), job_files=3, progress=counts.append)
     assert sum(counts) == 7
+
+
+# --- as a program calls it -------------------------------------------------------------------------------------
+
+
+def test_a_program_needs_no_more_than_paths(settings, opened, scans):
+    """No worker and no broker: what is taken in waits."""
+    folder = scans("a", "b")
+    with opened(settings.database_url) as made:
+        made.upgrade()
+        taken = submit([str(folder)])
+        assert (taken.arrivals, taken.not_taken) == (2, [])
+        with made.reading() as session:
+            assert [job["files"] for job in questions.jobs(session)] == [2]
+    assert len([path for path in settings.spool.rglob("*") if path.is_file()]) == 2
+
+
+def test_a_program_is_told_what_is_missing(settings, scans):
+    with pytest.raises(DatabaseError, match="db upgrade"):
+        submit([scans("a")])
