@@ -5,24 +5,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
+import pydicom
 import pytest
 from sqlalchemy import func, select
 
 from slicewise.db import questions
 from slicewise.db.models import Arrival, Result
 from slicewise.worker import pipeline
+from slicewise.worker.intake.receiving.heading import heading
 from slicewise.worker.model import session as model_session
-from tests.chaos.world import Part, World, until_it_works
+from tests.chaos.world import Line, Part, World, until_it_works
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -46,6 +51,10 @@ def world(request, tmp_path_factory, small_model):
         made.parts.append(Part("postgres", lambda: server.start() or server.server, server.server))
     subprocess.run([sys.executable, "-m", "slicewise.worker.cli", "db", "upgrade"], env=environment, check=True)
     made.add("up", "up")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    made.add("receive", "receive", "--port", port, "--processes", "2", "--gather", "1", "--reserve", "0")
+    made.line = Line(port, SEED)
     (home / "drop").mkdir()
     made.add("watch", "watch", home / "drop", "--quiet", "0.3", "--rescan", "1", "--gather", "1", "--reserve", "0")
     return made
@@ -54,14 +63,16 @@ def world(request, tmp_path_factory, small_model):
 @pytest.fixture
 def files(write_dicom, write_jpeg, tmp_path):
     """Makes distinct files, as many as are wanted: most are slices, every seventh has to be refused."""
-    numbers = iter(range(10**6))
+    numbers = itertools.count()
 
-    def make(count):
+    def make(count, *, objects=False):
         made = []
         for _ in range(count):
             n = next(numbers)
             path = tmp_path / "sent" / f"{n:05}"
-            if n % 7 == 6:
+            if objects:
+                write_dicom(path, seed=SEED + n, Modality="CT" if n % 7 == 6 else "MR")
+            elif n % 7 == 6:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"no scan, number {n}")
             else:
@@ -99,11 +110,28 @@ def dropper(world, files, over, sent):
             time.sleep(0.2)
 
 
+def modality(world, files, over, sent):
+    """Sends by C-STORE over a line that is cut now and then, and sends again what was not answered with success."""
+    while not over.is_set():
+        batch = files(12, objects=True)
+        until_it_works(
+            lambda batch=batch: subprocess.Popen(
+                ["storescu", "-aec", "SLICEWISE", "-to", "10", "-td", "20", "127.0.0.1", str(world.line.port), *batch],
+                env={**os.environ, "TCP_NODELAY": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        world.received.extend(batch)
+        sent.extend(batch)
+
+
 def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, small_model, tmp_path):
     print(f"chaos: {KILLS} kills, seed {SEED}")
     over, sent, broken = threading.Event(), [], []
-    feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in (submitter, dropper)]
-    with world.alive():
+    feeds = (submitter, dropper, modality)
+    feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in feeds]
+    with world.line, world.alive():
         world.kill_at_random(KILLS, (0.2, 2.5), _victims(world))
         over.set()
         for feeder in feeders:
@@ -118,17 +146,24 @@ def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, smal
                 rows = list(questions.results(session))
                 counted = session.scalar(select(func.count()).select_from(Result))
                 arrivals = session.scalar(select(func.count()).select_from(Arrival))
-    print(f"chaos: {dict(world.kills)}; {len(sent)} files, {arrivals} arrivals, {retried} jobs retried by hand")
+    print(
+        f"chaos: {dict(world.kills)}, {world.line.cuts} connections cut; {len(sent)} files, {arrivals} arrivals, "
+        f"{retried} jobs retried by hand"
+    )
     assert Counter(row["state"] for row in reconciled).keys() <= {"labelled", "refused"}
     assert len(reconciled) == len(sent)
     # One outcome each, no more and no less, and that of an undisturbed run.
     assert counted == len(rows) == len(sent)
-    assert {row["content_sha256"]: _told(row) for row in rows} == _undisturbed(small_model, sent)
+    by_object = set(world.received)
+    contents = {path: _as_received(path) if path in by_object else path.read_bytes() for path in sent}
+    assert {row["content_sha256"]: _told(row) for row in rows} == _undisturbed(small_model, contents)
 
 
 def _victims(world):
     """What is killed: a kind of process each time, every kind as often."""
-    victims = {kind: (lambda kind=kind: world.of(kind)) for kind in ("up", "worker", "redis", "submit", "watch")}
+    victims = {
+        kind: (lambda kind=kind: world.of(kind)) for kind in ("up", "worker", "redis", "submit", "watch", "receive")
+    }
     for part in world.parts:
         if part.name == "postgres":
             victims[part.name] = lambda part=part: [part.process.pid]
@@ -175,17 +210,18 @@ def _told(row):
     return row["status"], row["label"], row["reason"], row["probabilities"]
 
 
-def _undisturbed(bundle, sent):
+def _undisturbed(bundle, contents):
     model = model_session.load(bundle)
-    assessed = pipeline.assess(model, ((path, path) for path in sent))
-    return {_sha256(path): _of(answer) for path, _, (answer,) in assessed}
+    assessed = pipeline.assess(model, ((path, path) for path in contents))
+    return {sha256(contents[path]).hexdigest(): _of(answer) for path, _, (answer,) in assessed}
 
 
 def _of(answer):
     return str(answer.status), answer.label, answer.reason and str(answer.reason), answer.probabilities
 
 
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _as_received(path: Path) -> bytes:
+    """A file as a receiver keeps its data set: behind another heading."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    data_set = path.read_bytes()[128 + 4 + 12 + meta.FileMetaInformationGroupLength :]
+    return heading(meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID) + data_set

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +42,10 @@ class World:
     seed: int
     parts: list[Part] = field(default_factory=list)
     kills: Counter = field(default_factory=Counter)
+    line: Line | None = None
+    """Over which a modality sends."""
+    received: list[Path] = field(default_factory=list)
+    """What was sent by C-STORE and answered with success."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def command(self, *words: object) -> subprocess.Popen:
@@ -108,10 +114,12 @@ class World:
         kinds
             Each gives the numbers of its processes that live now. One that has none for a while is passed over.
         """
-        choose = random.Random(self.seed)
+        choose, turns = random.Random(self.seed), []
         while self.kills.total() < count:
             time.sleep(choose.uniform(*pause))
-            kind = choose.choice(sorted(kinds))
+            # Every kind has its turn before one has its next: a short run leaves none out.
+            turns = turns or choose.sample(sorted(kinds), len(kinds))
+            kind = turns.pop()
             deadline = time.monotonic() + 10
             while not (alive := kinds[kind]()) and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -123,6 +131,52 @@ class World:
     def of(self, kind: str) -> list[int]:
         """The numbers of this world's processes of a kind."""
         return [number for number, name in self.members().items() if name == kind]
+
+
+class Line:
+    """A connection to a port that breaks now and then, wherever it happens to be. Use it as a context."""
+
+    def __init__(self, target: int, seed: int) -> None:
+        self._target, self._choose = target, random.Random(seed)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.settimeout(0.2)
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.port, self.cuts = self._listening.getsockname()[1], 0
+
+    def __enter__(self) -> Line:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._over.set()
+        for thread in list(self._threads):
+            thread.join()
+        self._listening.close()
+
+    def _start(self, work: Callable[..., None], *words: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=words))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                near, _ = self._listening.accept()
+                # Two of three connections hold; the third breaks somewhere within a batch, in the middle of a PDU mostly.
+                lasts = self._choose.randrange(200, 600_000) if self._choose.random() < 1 / 3 else None
+                self._start(self._carry, near, lasts)
+
+    def _carry(self, near: socket.socket, lasts: int | None) -> None:
+        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._target), timeout=5) as far:
+            while not self._over.is_set():
+                for ready in select.select([near, far], [], [], 0.2)[0]:
+                    piece = ready.recv(16_384)
+                    if not piece:
+                        return
+                    if lasts is not None and (lasts := lasts - len(piece)) < 0:
+                        self.cuts += 1
+                        return
+                    (far if ready is near else near).sendall(piece)
 
 
 def until_it_works(command: Callable[[], subprocess.Popen], seconds: float = 600) -> None:

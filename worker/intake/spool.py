@@ -7,11 +7,15 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 _CHUNK = 1 << 20
+
+_LEFT_SECONDS = 86_400.0
 
 # So much of a content is written without another look at the disk.
 _UNLOOKED = 8 << 20
@@ -70,6 +74,19 @@ class Spool:
         there = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
         if shutil.disk_usage(there).free - size_bytes < self._reserve_bytes:
             raise OSError(errno.ENOSPC, f"less than {self._reserve_bytes >> 20} MiB of disk to spare")
+
+    def tidy(self) -> int:
+        """Remove what killed processes have left half written; how much. Safe while others write.
+
+        What nobody has added to for a day will never be kept: nothing that takes anything in waits so long.
+        """
+        removed = 0
+        for partial in list(self._incoming.glob("*")):
+            with suppress(FileNotFoundError):
+                if time.time() - partial.stat().st_mtime > _LEFT_SECONDS:
+                    partial.unlink()
+                    removed += 1
+        return removed
 
     def add(self, reading: IO[bytes]) -> Spooled:
         """Copy everything that can be read from a file object into the spool.

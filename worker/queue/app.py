@@ -19,6 +19,7 @@ from slicewise.db import questions, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Lane
 from slicewise.worker.errors import Retryable
+from slicewise.worker.intake.spool import Spool
 from slicewise.worker.queue import owner, transport
 from slicewise.worker.queue.work import Work
 from slicewise.worker.settings import Settings
@@ -32,6 +33,7 @@ _VISIBILITY_SECONDS = 900
 
 _SWEEP_SECONDS = 2.0
 _SILENT_SECONDS = 20.0
+_TIDY_SECONDS = 3600.0
 
 
 def _configuration() -> dict[str, Any]:
@@ -145,10 +147,24 @@ class Sweeper(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Timer",)
 
     def start(self, parent: Any) -> None:
-        self._timer = parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep)
+        self._timers = [
+            parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep),
+            parent.timer.call_repeatedly(_TIDY_SECONDS, self._tidy),
+        ]
+        self._tidy()
 
     def stop(self, parent: Any) -> None:
-        self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
+
+    def _tidy(self) -> None:
+        try:
+            removed = Spool(Settings.from_environment().spool).tidy()
+        except OSError as error:
+            log.warning("the spool cannot be tidied: %s", error.strerror)
+            return
+        if removed:
+            log.info("%d files removed that killed processes had left half written", removed)
 
     def _sweep(self) -> None:
         try:

@@ -105,6 +105,24 @@ def test_what_breaks_while_it_is_read_leaves_nothing(spool, tmp_path):
     assert files_in(tmp_path / "spool") == []
 
 
+def test_what_was_left_half_written_is_removed_after_a_day(spool, tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    assert spool.tidy() == 0
+    whole = add(spool, tmp_path / "file")
+    with spool.begin() as going_on:
+        going_on.write(b"y")
+        (old,) = (tmp_path / "spool" / "incoming").iterdir()
+        (left := old.with_name("left")).write_bytes(b"z")
+        os.utime(left, (0, 0))
+        assert spool.tidy() == 1
+        assert not left.exists()
+        kept = going_on.keep()
+    os.utime(spool.path(whole.sha256), (0, 0))
+    assert spool.tidy() == 0
+    assert spool.path(whole.sha256).exists()
+    assert spool.path(kept.sha256).read_bytes() == b"y"
+
+
 def test_the_disk_keeps_its_reserve(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     total = shutil.disk_usage(tmp_path).total
