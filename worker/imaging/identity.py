@@ -17,9 +17,9 @@ from slicewise.worker.imaging import foreign
 HEAD_BYTES = 128 * 2**10
 """Most of a data set that is looked at; what identifies it stands before its pictures and their long sequences."""
 
-_STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
+_SERIES_INSTANCE_UID = 0x0020000E
 # SOP Class and Instance UID first.
-_IDENTIFYING = (0x00080016, 0x00080018, _SERIES_INSTANCE_UID, _STUDY_INSTANCE_UID)
+_IDENTIFYING = (0x00080016, 0x00080018, _SERIES_INSTANCE_UID)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Identity:
     sop_class_uid: str | None
     sop_instance_uid: str | None
     series_instance_uid: str | None
-    study_instance_uid: str | None = None
 
 
 def identify(head: bytes, transfer_syntax: str) -> Identity:

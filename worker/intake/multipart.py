@@ -97,11 +97,6 @@ class Related:
         if not self._complete:
             raise Malformed("the multipart message is cut off: its last boundary is missing")
 
-    @property
-    def unfinished(self) -> Part | None:
-        """The part that has begun and not come to its end."""
-        return self._part
-
     def _on_part_begin(self) -> None:
         self._kind = "application/dicom"
 

@@ -55,24 +55,21 @@ class Dicomweb:
 
     def series(self, wanted: Wanted) -> Iterator[Series]:
         """The series that it has of what is wanted."""
-        asked = {
-            "StudyInstanceUID": wanted.study,
-            "SeriesInstanceUID": wanted.series,
-            "AccessionNumber": wanted.accession,
-            "StudyDate": wanted.dates,
-            "Modality": wanted.modality,
-        }
-        studies = [wanted.study]
-        if wanted.accession or wanted.dates:
-            filters = {
-                name: asked[name] for name in ("StudyInstanceUID", "AccessionNumber", "StudyDate") if asked[name]
+        studies = [wanted.study] if wanted.study or wanted.series else []
+        if not studies:
+            asked = {
+                "AccessionNumber": wanted.accession,
+                "StudyDate": wanted.dates,
+                "ModalitiesInStudy": wanted.modality,
             }
+            filters = {name: value for name, value in asked.items() if value}
             found = self._paged(lambda page: self._client.search_for_studies(search_filters=filters, **page))
             studies = [named(_value(one, "0020000D")) for one in found]
+        asked = {"SeriesInstanceUID": wanted.series, "Modality": wanted.modality}
+        filters = {name: value for name, value in asked.items() if value}
         for study in studies:
-            filters = {name: asked[name] for name in ("SeriesInstanceUID", "Modality") if asked[name]}
             for one in self._paged(
-                lambda page, study=study, filters=filters: self._client.search_for_series(  # type: ignore[misc]
+                lambda page, study=study: self._client.search_for_series(  # type: ignore[misc]
                     study or None, search_filters=filters, **page
                 )
             ):
@@ -122,7 +119,7 @@ class Dicomweb:
         def begin(_kind: str) -> Part:
             if files:
                 raise Malformed("more than the one instance that was asked for")
-            files.append(reception.begin_file(sop_instance=uid))
+            files.append(reception.begin_file(uid))
             return files[0]
 
         try:

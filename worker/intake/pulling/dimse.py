@@ -73,7 +73,14 @@ class Dimse:
         """The series that it has of what is wanted."""
         studies = [wanted.study] if wanted.study or wanted.series else []
         if not studies:
-            found = self._find("STUDY", StudyDate=wanted.dates, AccessionNumber=wanted.accession, StudyInstanceUID="")
+            # Whoever cannot match by Modalities in Study (PS3.4 table C.6-5: optional) answers with every study.
+            found = self._find(
+                "STUDY",
+                StudyDate=wanted.dates,
+                AccessionNumber=wanted.accession,
+                ModalitiesInStudy=wanted.modality,
+                StudyInstanceUID="",
+            )
             studies = [named(str(one.get("StudyInstanceUID") or "")) for one in found]
         for study in studies:
             for one in self._find(
@@ -242,7 +249,8 @@ def _prepare(association: Association) -> None:
             if value[0] & 2:  # the last fragment of a command or data set (PS3.8 E.2)
                 taken = 0
         if taken > limits.MAX_FILE_BYTES:
-            association.abort()
+            # An invalid PDU, so to say: this is the thread that an abort would wait for.
+            association.dul.event_queue.put("Evt19")
             return
         receive(primitive)
 
@@ -310,17 +318,3 @@ def address(text: str, own_title: str, tls: ssl.SSLContext | None = None) -> Add
     if not title or not host or not port.isdigit() or not 0 < int(port) < 65536 or len(title) > 16:
         raise ValueError(text)
     return Address(title, host.strip("[]"), int(port), own_title, tls)
-
-
-def reachable(at: Address) -> None:
-    """See that a host of that name exists.
-
-    Raises
-    ------
-    Declines
-        There is none.
-    """
-    try:
-        socket.getaddrinfo(at.host, at.port)
-    except OSError:
-        raise Declines(f"no host is called {at.host}") from None

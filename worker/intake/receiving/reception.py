@@ -156,13 +156,13 @@ class ArrivingFile(Arriving):
 
     Parameters
     ----------
-    sop_instance, study
-        What it has to be; None lets it be any.
+    sop_instance
+        What it has to be.
     """
 
-    def __init__(self, spool: Spool, *, sop_instance: str | None = None, study: str | None = None) -> None:
+    def __init__(self, spool: Spool, sop_instance: str) -> None:
         super().__init__(spool)
-        self._sop_instance, self._study = sop_instance, study
+        self._sop_instance = sop_instance
 
     def _identity(self) -> Identity:
         try:
@@ -171,10 +171,8 @@ class ArrivingFile(Arriving):
             raise Declined(Status.CANNOT_UNDERSTAND, "it is no DICOM file that can be parsed") from refused
         if not found.sop_class_uid or not found.sop_instance_uid:
             raise Declined(Status.CANNOT_UNDERSTAND, "no SOP Class and Instance UID in the data set")
-        if self._sop_instance not in {None, found.sop_instance_uid}:
+        if self._sop_instance != found.sop_instance_uid:
             raise Declined(Status.DOES_NOT_MATCH, "another SOP Instance UID than the one asked for")
-        if self._study not in {None, found.study_instance_uid}:
-            raise Declined(Status.DOES_NOT_MATCH, "another Study Instance UID than the one asked for")
         return found
 
 
@@ -197,9 +195,9 @@ class Reception:
         """Begin an object that a C-STORE command announces."""
         return ArrivingObject(self._spool, sop_class, sop_instance, transfer_syntax)
 
-    def begin_file(self, *, sop_instance: str | None = None, study: str | None = None) -> Arriving:
-        """Begin a file, of an instance or a study that is known, or of any."""
-        return ArrivingFile(self._spool, sop_instance=sop_instance, study=study)
+    def begin_file(self, sop_instance: str) -> Arriving:
+        """Begin a file of an instance that is known."""
+        return ArrivingFile(self._spool, sop_instance)
 
     def keep(self, sending: Sending, arriving: Arriving) -> Identity:
         """Keep what has come to its end; what it is. Only now may success be answered.
