@@ -39,6 +39,7 @@ _ANSWER_SECONDS = 300.0
 """From one answer to the next: a PACS may fetch from tape before it sends."""
 
 _CONNECT_SECONDS = 20.0
+_END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ class Dimse:
 
     def _find(self, level: str, **keys: object) -> list[Dataset]:
         """Ask, on an association that is kept for the next question: a new one takes longer than most answers."""
-        if self._asking is None or not self._asking.is_established:
+        if self._asking and not self._asking.is_established:
+            self.close()
+        if self._asking is None:
             application = _application(self._address.own_title)
             application.add_requested_context(_FIND)
             self._asking = self._connect(application)
@@ -122,8 +125,9 @@ class Dimse:
 
     def close(self) -> None:
         """The jobs of what came may close."""
-        if self._asking and self._asking.is_established:
-            self._asking.release()
+        if self._asking:
+            _end(self._asking)
+            self._asking = None
         if self._reception:
             self._reception.end(self.sending)
 
@@ -187,8 +191,7 @@ class Dimse:
             if not association.is_established:
                 raise Away("it broke off the association")
         finally:
-            if association.is_established:
-                association.release()
+            _end(association)
 
     def _connect(
         self, application: ApplicationEntity, roles: list[Any] | None = None, handlers: list[Any] | None = None
@@ -255,6 +258,16 @@ def _prepare(association: Association) -> None:
         receive(primitive)
 
     dimse.receive_primitive = counting  # type: ignore[method-assign]
+
+
+def _end(association: Association) -> None:
+    """Release an association that stands; let one that does not come to its end, and close what it leaves open."""
+    if association.is_established and association.dul.state_machine.current_state == "Sta6":
+        association.release()
+    association.join(_END_SECONDS)
+    line = association.dul.socket
+    if line and line.socket:
+        line.socket.close()
 
 
 def _identifier(level: str, **keys: object) -> Dataset:
