@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -29,27 +29,34 @@ def refresh(session: Session, job_ids: Iterable[int], model: Model) -> int:
     int
         How many series have a new summary.
     """
-    asked = select(Job.submission, func.max(Job.id)).where(Job.id.in_(list(job_ids))).group_by(Job.submission)
-    ended = dict(row for row in session.execute(asked))
-    if session.get_bind().dialect.name == "postgresql" and ended:
-        # Two jobs that end at the same time would each see the other one unfinished.
-        keys = sorted(int.from_bytes(sha256(name.encode()).digest()[:8], signed=True) for name in ended)
-        session.execute(select(func.pg_advisory_xact_lock(func.unnest(postgresql.array(keys, type_=BigInteger())))))
-    going_on = select(Job.submission).where(Job.submission.in_(list(ended)), Job.status.in_(_UNFINISHED))
-    unfinished = set(session.scalars(going_on))
-    return sum(
-        _summarise(session, submission, job, model) for submission, job in ended.items() if submission not in unfinished
-    )
-
-
-def _summarise(session: Session, submission: str, job_id: int, model: Model) -> int:
+    ended = list(job_ids)
+    submissions = sorted(set(session.scalars(select(Job.submission).where(Job.id.in_(ended)))))
+    # Two jobs that end at the same time would each see the other one unfinished.
+    _lock(session, submissions)
+    going_on = select(Job.submission).where(Job.submission.in_(submissions), Job.status.in_(_UNFINISHED))
+    finished = set(submissions) - set(session.scalars(going_on))
+    if not finished:
+        return 0
     series = (
         select(Instance.series_instance_uid)
         .join(Arrival, Arrival.instance_id == Instance.id)
         .join(Job, Job.id == Arrival.job_id)
-        .where(Job.submission == submission, Instance.series_instance_uid.is_not(None))
+        .where(Job.submission.in_(finished), Instance.series_instance_uid.is_not(None))
         .distinct()
     )
+    # Nor may two submissions of one series write the same revision.
+    _lock(session, sorted(map(str, session.scalars(series))))
+    return _summarise(session, series, max(ended), model)
+
+
+def _lock(session: Session, names: Sequence[str]) -> None:
+    """Let nobody else at these until the transaction ends; on SQLite there is nobody else. In one order everywhere."""
+    if session.get_bind().dialect.name == "postgresql" and names:
+        keys = sorted(int.from_bytes(sha256(name.encode()).digest()[:8], signed=True) for name in names)
+        session.execute(select(func.pg_advisory_xact_lock(func.unnest(postgresql.array(keys, type_=BigInteger())))))
+
+
+def _summarise(session: Session, series: Any, job_id: int, model: Model) -> int:
     standing = _current(session, series, model)
     changed = 0
     for uid, facts in _counted(session, series, model).items():

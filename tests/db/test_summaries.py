@@ -123,6 +123,28 @@ def test_jobs_that_end_at_the_same_time_are_summarised_once(desk, end, listed):
     assert [(row["revision"], row["labelled"]) for row in listed(superseded=True)] == [(1, 8)]
 
 
+def test_submissions_of_one_series_that_end_at_the_same_time_write_one_revision_each(desk, end, listed):
+    names = "abcdefgh"
+    jobs = [desk.submit(name, submission=name) for name in names]
+    broken = []
+
+    def work(job, name):
+        try:
+            end(job, name, owner=name)
+        except Exception as error:
+            broken.append(error)
+
+    threads = [threading.Thread(target=work, args=words) for words in zip(jobs, names, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert broken == []
+    rows = listed(superseded=True)
+    assert [row["revision"] for row in rows] == list(range(len(rows), 0, -1))
+    assert [row["labelled"] for row in listed()] == [8]
+
+
 def test_every_model_has_its_own(desk, end, listed):
     end(desk.submit("a"), "a")
     assert listed(desk.other_model) == []
