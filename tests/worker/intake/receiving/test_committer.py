@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from slicewise.db.models import Arrival, Audit, Job
 from slicewise.db.records import Content, JobStatus
 from slicewise.worker.errors import Retryable
-from slicewise.worker.intake.receiving.committer import WAY, Committer, Sending
+from slicewise.worker.intake.receiving.committer import Committer, Sending
 
 
 def content(name: str, source: str | None = None) -> Content:
@@ -41,7 +41,7 @@ def test_what_was_added_is_committed(committer, database):
     with database.reading() as session:
         (arrival,) = session.scalars(select(Arrival))
         (audited,) = session.scalars(select(Audit))
-    assert (arrival.way, arrival.sender, arrival.source) == (WAY, "A@1", "A@1/a")
+    assert (arrival.way, arrival.sender, arrival.source) == ("receive", "A@1", "A@1/a")
     assert audited.actor == "A@1"
 
 
