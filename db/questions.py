@@ -176,7 +176,12 @@ def results(
 
 
 def jobs(
-    session: Session, *, status: str | None = None, limit: int | None = None, before: str | None = None
+    session: Session,
+    *,
+    status: str | None = None,
+    submission: str | None = None,
+    limit: int | None = None,
+    before: str | None = None,
 ) -> list[dict[str, Any]]:
     """Jobs, newest first, with the number of their arrivals; `before` goes on with those older than this one."""
     arrivals = select(func.count()).where(Arrival.job_id == Job.id).scalar_subquery()
@@ -194,6 +199,8 @@ def jobs(
     )
     if status:
         asked = asked.where(Job.status == status)
+    if submission:
+        asked = asked.where(Job.submission == submission)
     if before:
         asked = asked.where(Job.id < select(Job.id).where(Job.uid == before).scalar_subquery())
     return [
@@ -205,6 +212,12 @@ def jobs(
 def submission_exists(session: Session, submission: str) -> bool:
     """Whether any job belongs to it."""
     return bool(session.scalar(select(exists().where(Job.submission == submission))))
+
+
+def submission_of(session: Session, uid: str) -> str | None:
+    """The submission of this id, or that of the job of this id."""
+    asked = select(Job.submission).where(or_(Job.submission == uid, Job.uid == uid)).limit(1)
+    return session.scalar(asked)
 
 
 def unknown_jobs(session: Session, uids: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ BROAD = {
     ("worker/intake/receiving/messages.py", "receive_primitive"): "the end of an association",
     ("worker/intake/receiving/upper_layer.py", "run_reactor"): "the end of an association",
     ("worker/intake/receiving/upper_layer.py", "_read_pdu_data"): "the end of an association: pynetdicom's parsers",
+    ("worker/web/door.py", "_serve"): "an answer to the request",
     ("worker/queue/work.py", "on_job"): "the task: the jobs are handed back, the error goes on",
     ("worker/queue/app.py", "_sweep"): "the timer: the next sweep tries again",
     ("export/backend.py", "_quiet"): "nothing: what was held back is shown, the error goes on",

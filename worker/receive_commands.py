@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     receive = commands.add_parser("receive", help="take in what a PACS sends over the DICOM network (C-STORE)")
-    receive.add_argument("--port", type=_port, default=11112, help="where to listen (default: %(default)s)")
+    receive.add_argument("--port", type=shell.port, default=11112, help="where to listen (default: %(default)s)")
     receive.add_argument("--address", default="127.0.0.1", help="on which of this host's (default: %(default)s)")
     receive.add_argument("--aet", type=shell.ae_title, default="SLICEWISE", help="own AE title (default: %(default)s)")
     receive.add_argument(
@@ -35,12 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="CIDR",
         help="an address, or a network, that may connect",
     )
-    for name, text in (
-        ("cert", "certificate of this host, with its chain"),
-        ("key", "its private key, where that is not in the same file"),
-        ("ca", "who has signed the peers' certificates: they have to show one"),
-    ):
-        receive.add_argument(f"--tls-{name}", type=shell.path, metavar="PEM", help=text)
+    shell.tls_options(receive, ca="who has signed the peers' certificates: they have to show one")
     for name, default, unit, text in (
         ("associations", 16, "N", "most at a time, in each process"),
         ("processes", 1, "N", "receivers that share the port"),
@@ -53,13 +48,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     shell.reserve_option(receive)
     receive.add_argument("--lane", choices=("routine", "stat"), default="routine", help="stat overtakes routine")
     receive.set_defaults(run=_receive, interrupted="what was answered with success is kept")
-
-
-def _port(text: str) -> int:
-    number = shell.natural(text)
-    if number > 65535:
-        raise argparse.ArgumentTypeError("give a port, from 1 to 65535 (0: any free one)")
-    return number
 
 
 def _network(text: str) -> Any:
@@ -76,11 +64,11 @@ def _receive(options: argparse.Namespace) -> int:
     import signal
     import threading
 
-    from slicewise.worker.intake.receiving import processes
+    from slicewise.worker import processes
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings, callers, tls = shell.settings(), _callers(options), _tls(options)
+    settings, callers, tls = shell.settings(), _callers(options), shell.tls_server(options)
     # Asked here, so that a person hears of it; each receiver opens its own after the fork.
     shell.database(settings).close()
     stop = threading.Event()
@@ -105,29 +93,6 @@ def _callers(options: argparse.Namespace) -> Callers:
     except ValueError:
         raise Misconfigured(f"--address {options.address} is no IP address: give one of this host's") from None
     return Callers(options.aet, tuple(options.calling), networks)
-
-
-def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
-    import ssl
-
-    from slicewise.worker.errors import Misconfigured
-
-    if options.tls_cert is None:
-        if options.tls_key or options.tls_ca:
-            raise Misconfigured("--tls-key and --tls-ca need --tls-cert, the certificate of this host")
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-        if options.tls_ca:
-            context.load_verify_locations(options.tls_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise Misconfigured(
-            f"the TLS files cannot be used ({error.strerror or type(error).__name__}): give PEM files that belong together"
-        ) from None
-    return context
 
 
 def _work(

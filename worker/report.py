@@ -66,7 +66,12 @@ def write(rows: Iterable[dict[str, Any]], columns: Sequence[str], form: str, out
     """Write rows as ``json`` (a list of objects) or ``csv`` to a file or standard output, as they come; how many."""
     with ExitStack() as stack:
         handle = stack.enter_context(_opened(output, "w")) if output else sys.stdout
-        return _write_json(rows, handle) if form == "json" else _write_csv(rows, columns, handle)
+        return write_to(handle, rows, columns, form)
+
+
+def write_to(handle: IO[str], rows: Iterable[dict[str, Any]], columns: Sequence[str], form: str) -> int:
+    """Write rows as `write` does, to something that is open."""
+    return _write_json(rows, handle) if form == "json" else _write_csv(rows, columns, handle)
 
 
 def _write_json(rows: Iterable[dict[str, Any]], handle: IO[str]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
+
     from slicewise.db.engine import Database
     from slicewise.db.questions import Model
     from slicewise.worker.settings import Settings
@@ -97,6 +99,55 @@ def reserve_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reserve", type=natural, default=1024, metavar="MIB", help="leave so much of the disk free (default: 1024)"
     )
+
+
+def port(text: str) -> int:
+    """Type of an option: a TCP port, or 0 for any free one."""
+    number = natural(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError("give a port, from 1 to 65535 (0: any free one)")
+    return number
+
+
+def tls_options(parser: argparse.ArgumentParser, **more: str) -> None:
+    """Add ``--tls-cert`` and ``--tls-key`` for a server, and what else is given."""
+    given = {
+        "cert": "certificate of this host, with its chain",
+        "key": "its private key, where that is not in the same file",
+    }
+    for name, text in (given | more).items():
+        parser.add_argument(f"--tls-{name}", type=path, metavar="PEM", help=text)
+
+
+def tls_server(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """What a server shakes hands by, by `tls_options`; None where no certificate is given.
+
+    Raises
+    ------
+    Misconfigured
+        The files are not there, or do not belong together.
+    """
+    import ssl
+
+    from slicewise.worker.errors import Misconfigured
+
+    authority = getattr(options, "tls_ca", None)
+    if options.tls_cert is None:
+        if options.tls_key or authority:
+            raise Misconfigured("--tls-key and --tls-ca need --tls-cert, the certificate of this host")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+        if authority:
+            context.load_verify_locations(authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise Misconfigured(
+            f"the TLS files cannot be used ({error.strerror or type(error).__name__}): give PEM files that belong together"
+        ) from None
+    return context
 
 
 def path(text: str) -> Path:

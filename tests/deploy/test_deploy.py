@@ -241,7 +241,8 @@ def test_the_receiving_unit_serves_this_host_until_it_is_told_more(parser):
 
 
 def test_the_receiving_unit_waits_for_what_is_half_received():
-    from slicewise.worker.intake.receiving import processes, server
+    from slicewise.worker import processes
+    from slicewise.worker.intake.receiving import server
 
     assert int(unit("slicewise-receive")["TimeoutStopSec"][0].removesuffix("s")) > processes._STOP_SECONDS
     assert processes._STOP_SECONDS > server._STOP_SECONDS

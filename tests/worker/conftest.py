@@ -17,6 +17,7 @@ from slicewise.db.models import Result
 from slicewise.worker.intake import submit
 from slicewise.worker.intake.spool import Spool
 from slicewise.worker.queue.work import Work
+from tests.orthanc import Orthanc
 
 
 class Shop:
@@ -111,3 +112,18 @@ def undisturbed(quick, settings, tmp_path, opened):
                 return calm.rows()
 
     return rows
+
+
+@pytest.fixture
+def orthanc(tmp_path, wait_until):
+    """Start Orthanc: `orthanc(port)` with the port of a receiver that it may send to."""
+    made = []
+
+    def begin(port: int = 11112, **more: object) -> Orthanc:
+        modalities = {"slicewise": ["SLICEWISE", "127.0.0.1", port]}
+        made.append(Orthanc(tmp_path / f"orthanc-{len(made)}", modalities, wait_until, **more))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.stop()

@@ -18,8 +18,8 @@ HEAD_BYTES = 128 * 2**10
 """Most of a data set that is looked at; what identifies it stands before its pictures and their long sequences."""
 
 _SERIES_INSTANCE_UID = 0x0020000E
-# SOP Class and Instance UID first.
-_IDENTIFYING = (0x00080016, 0x00080018, _SERIES_INSTANCE_UID)
+# SOP Class, SOP Instance, Study, Series: the order of `Identity`, and of a data set.
+_IDENTIFYING = (0x00080016, 0x00080018, 0x0020000D, _SERIES_INSTANCE_UID)
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Identity:
 
     sop_class_uid: str | None
     sop_instance_uid: str | None
+    study_instance_uid: str | None
     series_instance_uid: str | None
 
 

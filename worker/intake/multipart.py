@@ -1,13 +1,16 @@
-"""``multipart/related`` as DICOMweb uses it (PS3.18 8.6.1, RFC 2387), read piece by piece: any size in little memory."""
+"""Multipart messages, read piece by piece: any size in little memory.
+
+``multipart/related`` is how DICOMweb carries files (PS3.18 8.6.1, RFC 2387), ``multipart/form-data`` how browsers and curl do
+(RFC 7578).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from email.message import Message
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 
 class Malformed(Exception):
@@ -21,39 +24,48 @@ class Part(Protocol):
         """Take in a piece of its body."""
 
 
-def boundary(content_type: str) -> bytes:
+def boundary(content_type: str, kind: str = "multipart/related") -> bytes:
     """The boundary that a Content-Type names.
+
+    Parameters
+    ----------
+    kind
+        What it has to be; ``multipart/related`` has to be of ``application/dicom``.
 
     Raises
     ------
     Malformed
-        It is not ``multipart/related``, its type is not ``application/dicom``, or there is no boundary.
+        It is something else, or there is no boundary.
     """
-    kind, parameters = _parsed(content_type)
-    inner = parameters.get("type", "application/dicom")
-    if kind != "multipart/related" or inner != "application/dicom" or not parameters.get("boundary"):
-        raise Malformed('not multipart/related; type="application/dicom"; boundary=…')
+    found, parameters = parsed(content_type)
+    of_files = kind != "multipart/related" or parameters.get("type", "application/dicom") == "application/dicom"
+    if found != kind or not of_files or not parameters.get("boundary"):
+        of = '; type="application/dicom"' if kind == "multipart/related" else ""
+        raise Malformed(f"not {kind}{of}; boundary=…")
     try:
         return parameters["boundary"].encode("ascii")
     except UnicodeEncodeError:
         raise Malformed("a boundary that is not ASCII") from None
 
 
-class Related:
+class Multipart:
     """A message that comes piece by piece.
 
     Parameters
     ----------
     begin
-        Makes what a part is written to; given the part's own Content-Type, or ``application/dicom`` where it has none.
+        Makes what a part is written to; given the part's own headers, their names in lower case.
     end
         Called when a part has come to its end.
     """
 
-    def __init__(self, boundary: bytes, begin: Callable[[str], Part], end: Callable[[Part], None]) -> None:
+    def __init__(
+        self, boundary: bytes, begin: Callable[[Mapping[str, str]], Part], end: Callable[[Part], None]
+    ) -> None:
         self._begin, self._end = begin, end
         self._part: Part | None = None
-        self._name, self._value, self._kind = b"", b"", ""
+        self._name, self._value = b"", b""
+        self._headers: dict[str, str] = {}
         self._complete = False
         try:
             self._parser = MultipartParser(
@@ -98,7 +110,7 @@ class Related:
             raise Malformed("the multipart message is cut off: its last boundary is missing")
 
     def _on_part_begin(self) -> None:
-        self._kind = "application/dicom"
+        self._headers = {}
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -107,12 +119,11 @@ class Related:
         self._value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._name.lower() == b"content-type":
-            self._kind = _parsed(self._value.decode("latin-1"))[0]
+        self._headers[self._name.decode("latin-1").lower()] = self._value.decode("latin-1")
         self._name, self._value = b"", b""
 
     def _on_headers_finished(self) -> None:
-        self._part = self._begin(self._kind)
+        self._part = self._begin(self._headers)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         assert self._part is not None
@@ -127,8 +138,14 @@ class Related:
         self._complete = True
 
 
-def _parsed(content_type: str) -> tuple[str, dict[str, str]]:
-    message = Message()
-    message["Content-Type"] = content_type.replace("\r", " ").replace("\n", " ")
-    parameters = message.get_params(failobj=[])
-    return message.get_content_type(), {name.lower(): value for name, value in parameters[1:]}
+def parsed(header: str) -> tuple[str, dict[str, str]]:
+    """A header's value, in lower case, and its parameters, their names in lower case (RFC 9110 5.6.6).
+
+    Parameters
+    ----------
+    header
+        Its bytes as Latin-1, as all headers are here; what a parameter holds comes back read as UTF-8.
+    """
+    value, parameters = parse_options_header(header.replace("\r", " ").replace("\n", " "))
+    named = {name.decode("latin-1").lower(): text.decode("utf-8", "replace") for name, text in parameters.items()}
+    return value.decode("latin-1").lower(), named

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,17 @@ class Spool:
             The disk is full, or the spool cannot be written.
         """
         return Incoming(self, self._incoming / secrets.token_hex(16))
+
+    def scratch(self) -> IO[bytes]:
+        """A file without a name, for what has to be looked at before it is taken apart.
+
+        Raises
+        ------
+        OSError
+            The spool cannot be written.
+        """
+        _make_folder(self._incoming)
+        return tempfile.TemporaryFile(dir=self._incoming)
 
     def make_sure_of_room(self, size_bytes: int) -> None:
         """See that the disk has its reserve and so many bytes to spare.

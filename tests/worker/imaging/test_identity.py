@@ -32,7 +32,7 @@ def test_it_is_what_pydicom_reads_of_the_whole(path):
     whole = dcmread(path, stop_before_pixels=True)
     data, syntax = body(path)
     assert identify(data[:HEAD_BYTES], syntax) == Identity(
-        whole.SOPClassUID, whole.SOPInstanceUID, whole.SeriesInstanceUID
+        whole.SOPClassUID, whole.SOPInstanceUID, whole.StudyInstanceUID, whole.SeriesInstanceUID
     )
 
 
@@ -45,7 +45,8 @@ def encoded(dataset: Dataset, *, implicit: bool = False) -> bytes:
 
 def plain(**more: object) -> Dataset:
     dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID = MR, "1.2.3", "1.2.4"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MR, "1.2.3"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.5", "1.2.4"
     for name, value in more.items():
         setattr(dataset, name, value)
     return dataset
@@ -54,14 +55,14 @@ def plain(**more: object) -> Dataset:
 def test_what_lies_behind_the_head_is_not_known():
     dataset = plain()
     dataset.add_new(0x00091010, "OB", b"\0" * (HEAD_BYTES + 2))
-    assert identify(encoded(dataset)[:HEAD_BYTES], uid.ExplicitVRLittleEndian) == Identity(MR, "1.2.3", None)
+    assert identify(encoded(dataset)[:HEAD_BYTES], uid.ExplicitVRLittleEndian) == Identity(MR, "1.2.3", None, None)
 
 
 def test_the_uids_of_a_sequences_items_are_not_its_own():
     item = plain(SOPInstanceUID="9.9")
     dataset = plain(ReferencedImageSequence=Sequence([item]), SourceImageSequence=Sequence([item]))
     found = identify(encoded(dataset, implicit=True), uid.ImplicitVRLittleEndian)
-    assert found == Identity(MR, "1.2.3", "1.2.4")
+    assert found == Identity(MR, "1.2.3", "1.2.5", "1.2.4")
 
 
 def test_what_is_no_uid_is_none():
@@ -82,7 +83,7 @@ def test_a_deflated_bomb_is_not_inflated():
 @pytest.mark.parametrize("data", [b"", b"\0", b"no data set at all, but a text", b"\xff" * 1000])
 def test_what_is_no_data_set_has_no_uids(data):
     with contextlib.suppress(Refused):
-        assert identify(data, uid.ExplicitVRLittleEndian) == Identity(None, None, None)
+        assert identify(data, uid.ExplicitVRLittleEndian) == Identity(None, None, None, None)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,7 +15,6 @@ from slicewise.worker.intake.drop import Drop
 from slicewise.worker.intake.gathering import Gathering
 from slicewise.worker.intake.tree import Tree
 from slicewise.worker.intake.watch import Pace, Watch
-from tests.orthanc import Orthanc
 
 
 class Post:
@@ -125,18 +124,3 @@ def posts(tmp_path):
 @pytest.fixture
 def post(posts, database):
     return posts(database)
-
-
-@pytest.fixture
-def orthanc(tmp_path, wait_until):
-    """Start Orthanc: `orthanc(port)` with the port of a receiver that it may send to."""
-    made = []
-
-    def begin(port: int = 11112, **more: object) -> Orthanc:
-        modalities = {"slicewise": ["SLICEWISE", "127.0.0.1", port]}
-        made.append(Orthanc(tmp_path / f"orthanc-{len(made)}", modalities, wait_until, **more))
-        return made[-1]
-
-    yield begin
-    for one in made:
-        one.stop()

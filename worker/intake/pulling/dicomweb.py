@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from dicomweb_client.web import DICOMwebClient
 
-from slicewise.worker.intake.multipart import Malformed, Part, Related, boundary
+from slicewise.worker.intake.multipart import Malformed, Multipart, Part, boundary
 from slicewise.worker.intake.pulling.peer import MAX_ANSWERS, Away, Declines, Instance, Series, named
 from slicewise.worker.intake.pulling.wanted import Wanted
 from slicewise.worker.intake.receiving.committer import Sending
@@ -116,14 +116,14 @@ class Dicomweb:
         files: list[Arriving] = []
         assert reception
 
-        def begin(_kind: str) -> Part:
+        def begin(_headers: Mapping[str, str]) -> Part:
             if files:
                 raise Malformed("more than the one instance that was asked for")
             files.append(reception.begin_file(uid))
             return files[0]
 
         try:
-            message = Related(boundary(answer.headers.get("Content-Type", "")), begin, lambda _part: None)
+            message = Multipart(boundary(answer.headers.get("Content-Type", "")), begin, lambda _part: None)
             for piece in answer.iter_content(_PIECE):
                 message.write(piece)
             message.finish()

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
+from typing import IO
 
 from slicewise.db.records import Content
 from slicewise.worker.errors import Refused, Retryable
@@ -36,23 +37,31 @@ class Declined(Exception):
         What the peer is told.
     comment
         Why, as Error Comment (0000,0902): at most 64 characters, nothing of the object's own.
+    passing
+        Whether the same object may be kept another time.
     """
 
-    def __init__(self, status: Status, comment: str) -> None:
+    def __init__(self, status: Status, comment: str, *, passing: bool = False) -> None:
         super().__init__(status, comment)
-        self.status, self.comment = status, comment
+        self.status, self.comment, self.passing = status, comment, passing
 
 
 class Arriving:
     """Something on its way into the spool, piece by piece: memory holds no more of it than its head.
 
     A failure is kept until it has come to its end: that is when its sender listens.
+
+    Attributes
+    ----------
+    found
+        What it says it is, once it has come to its end and could be read.
     """
 
     def __init__(self, spool: Spool) -> None:
         self._head = bytearray()
         self._size = 0
         self._declined: Declined | None = None
+        self.found = Identity(None, None, None, None)
         self._incoming: Incoming | None = None
         try:
             self._incoming = spool.begin()
@@ -74,27 +83,32 @@ class Arriving:
             self.decline(
                 Declined(Status.OUT_OF_RESOURCES, f"more than {limits.MAX_FILE_BYTES >> 20} MiB in one object")
             )
-        if self._incoming is None:
-            return
         if len(self._head) < identity.HEAD_BYTES:
             self._head += fragment[: identity.HEAD_BYTES - len(self._head)]
         self._store(fragment)
 
-    def keep(self) -> tuple[Spooled, Identity]:
-        """Make it durable; what it is.
+    @property
+    def source(self) -> str:
+        """What it is called, behind its sender's name."""
+        return str(self.found.sop_instance_uid)
+
+    def keep(self) -> Spooled:
+        """Make it durable.
 
         Raises
         ------
         Declined
             It is not what it was announced as, or could not be kept.
         """
-        if self._declined is None:
-            found = self._identity()
-            try:
-                assert self._incoming
-                return self._incoming.keep(), found
-            except OSError as error:
-                self._fail(error)
+        try:
+            # Of what is declined, too: its sender is told which one it was.
+            self._identify(bytes(self._head))
+            if self._incoming:
+                return self._incoming.keep()
+        except Declined as declined:
+            self.decline(declined)
+        except OSError as error:
+            self._fail(error)
         assert self._declined
         raise self._declined
 
@@ -117,10 +131,12 @@ class Arriving:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        self.decline(Declined(Status.OUT_OF_RESOURCES, f"the spool cannot be written: {error.strerror}"[:64]))
+        self.decline(
+            Declined(Status.OUT_OF_RESOURCES, f"the spool cannot be written: {error.strerror}"[:64], passing=True)
+        )
 
-    def _identity(self) -> Identity:
-        """Say what it is, as far as its head shows; raises `Declined`."""
+    def _identify(self, head: bytes) -> None:
+        """Find out what it is, as far as its head shows; raises `Declined`."""
         raise NotImplementedError
 
 
@@ -137,18 +153,17 @@ class ArrivingObject(Arriving):
             return
         self._store(heading(sop_class, sop_instance, transfer_syntax))
 
-    def _identity(self) -> Identity:
+    def _identify(self, head: bytes) -> None:
         """See that the data set is what the command announced (PS3.4 B.2.3)."""
         try:
-            found = identity.identify(bytes(self._head), self._transfer_syntax)
+            self.found = identity.identify(head, self._transfer_syntax)
         except Refused as refused:
             raise Declined(Status.CANNOT_UNDERSTAND, "the data set cannot be parsed") from refused
-        given = (found.sop_class_uid, found.sop_instance_uid)
+        given = (self.found.sop_class_uid, self.found.sop_instance_uid)
         if given == (None, None):
             raise Declined(Status.CANNOT_UNDERSTAND, "no SOP Class and Instance UID in the data set")
         if given != self._named:
             raise Declined(Status.DOES_NOT_MATCH, "SOP Class or Instance UID differ from the command's")
-        return found
 
 
 class ArrivingFile(Arriving):
@@ -156,24 +171,40 @@ class ArrivingFile(Arriving):
 
     Parameters
     ----------
-    sop_instance
-        What it has to be.
+    sop_instance, study
+        What it has to be; None lets any.
     """
 
-    def __init__(self, spool: Spool, sop_instance: str) -> None:
+    def __init__(self, spool: Spool, sop_instance: str | None = None, study: str | None = None) -> None:
         super().__init__(spool)
-        self._sop_instance = sop_instance
+        self._sop_instance, self._study = sop_instance, study
 
-    def _identity(self) -> Identity:
+    def _identify(self, head: bytes) -> None:
         try:
-            found = identity.identify_file(bytes(self._head))
+            self.found = identity.identify_file(head)
         except Refused as refused:
             raise Declined(Status.CANNOT_UNDERSTAND, "it is no DICOM file that can be parsed") from refused
-        if not found.sop_class_uid or not found.sop_instance_uid:
+        if not self.found.sop_class_uid or not self.found.sop_instance_uid:
             raise Declined(Status.CANNOT_UNDERSTAND, "no SOP Class and Instance UID in the data set")
-        if self._sop_instance != found.sop_instance_uid:
+        if self._sop_instance not in {None, self.found.sop_instance_uid}:
             raise Declined(Status.DOES_NOT_MATCH, "another SOP Instance UID than the one asked for")
-        return found
+        if self._study not in {None, self.found.study_instance_uid}:
+            raise Declined(Status.DOES_NOT_MATCH, "another Study Instance UID than the one it is sent to")
+
+
+class ArrivingUpload(Arriving):
+    """A file of any kind, by its name: what it is will be found when it is decoded, and refused by a row."""
+
+    def __init__(self, spool: Spool, name: str) -> None:
+        super().__init__(spool)
+        self._name = name
+
+    @property
+    def source(self) -> str:
+        return self._name
+
+    def _identify(self, head: bytes) -> None:
+        """Anything is taken."""
 
 
 class Reception:
@@ -195,12 +226,30 @@ class Reception:
         """Begin an object that a C-STORE command announces."""
         return ArrivingObject(self._spool, sop_class, sop_instance, transfer_syntax)
 
-    def begin_file(self, sop_instance: str) -> Arriving:
-        """Begin a file of an instance that is known."""
-        return ArrivingFile(self._spool, sop_instance)
+    def begin_file(self, sop_instance: str | None = None, study: str | None = None) -> Arriving:
+        """Begin a DICOM file: of any instance, of this one, of this study."""
+        return ArrivingFile(self._spool, sop_instance, study)
 
-    def keep(self, sending: Sending, arriving: Arriving) -> Identity:
-        """Keep what has come to its end; what it is. Only now may success be answered.
+    def begin_upload(self, name: str) -> Arriving:
+        """Begin a file of any kind."""
+        return ArrivingUpload(self._spool, name)
+
+    def scratch(self) -> IO[bytes]:
+        """A file without a name, beside the spool: whoever is killed leaves nothing of it.
+
+        Raises
+        ------
+        OSError
+            The spool cannot be written.
+        """
+        return self._spool.scratch()
+
+    def make_sure_of_room(self, size_bytes: int) -> None:
+        """See that the disk has its reserve and so many bytes to spare; raises `OSError`."""
+        self._spool.make_sure_of_room(size_bytes)
+
+    def keep(self, sending: Sending, arriving: Arriving) -> None:
+        """Keep what has come to its end. Only now may success be answered.
 
         Raises
         ------
@@ -208,16 +257,16 @@ class Reception:
             It is neither in the database nor, as far as anybody will ever ask, in the spool.
         """
         try:
-            stored, found = arriving.keep()
+            stored = arriving.keep()
         finally:
             arriving.discard()
-        uid, series = found.sop_instance_uid, found.series_instance_uid
-        content = Content(stored.sha256, stored.size_bytes, f"{sending.sender}/{uid}", uid, series)
+        uid, series = arriving.found.sop_instance_uid, arriving.found.series_instance_uid
+        content = Content(stored.sha256, stored.size_bytes, f"{sending.sender}/{arriving.source}", uid, series)
         try:
             self._committer.add(sending, series, content)
         except Retryable as error:
-            raise Declined(Status.OUT_OF_RESOURCES, "the database is away: send it again later") from error
-        return found
+            away = "the database is away: send it again later"
+            raise Declined(Status.OUT_OF_RESOURCES, away, passing=True) from error
 
     def end(self, sending: Sending) -> None:
         """An association is over: its jobs need not wait until they have been quiet."""

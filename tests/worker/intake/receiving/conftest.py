@@ -15,15 +15,13 @@ from pathlib import Path
 import pydicom
 import pynetdicom
 import pytest
-from sqlalchemy import select
 
-from slicewise.db.models import Arrival, Instance, Job
-from slicewise.worker.intake.receiving import processes
+from slicewise.worker import processes
 from slicewise.worker.intake.receiving.callers import Callers
 from slicewise.worker.intake.receiving.committer import Committer
 from slicewise.worker.intake.receiving.reception import Reception
 from slicewise.worker.intake.receiving.server import Bounds, Server
-from slicewise.worker.intake.spool import Spool
+from tests.books import Books
 
 # Nagle's algorithm in dcmtk's tools would hold up every object for 46 ms.
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
@@ -82,44 +80,6 @@ class Peers:
         """A bare connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as made:
             yield made
-
-
-class Books:
-    """What the receiver has written down."""
-
-    def __init__(self, database, spool: Path) -> None:
-        self.database, self.spool = database, spool
-
-    def arrivals(self) -> list[dict[str, object]]:
-        with self.database.reading() as session:
-            rows = session.execute(
-                select(
-                    Arrival.way,
-                    Arrival.source,
-                    Arrival.sender,
-                    Arrival.job_id,
-                    Instance.content_sha256,
-                    Instance.size_bytes,
-                )
-                .join(Instance)
-                .order_by(Arrival.id)
-            )
-            return [dict(row._mapping) for row in rows]
-
-    def jobs(self) -> list[Job]:
-        with self.database.reading() as session:
-            return list(session.scalars(select(Job).order_by(Job.id)))
-
-    def kept(self) -> list[Path]:
-        """The files under their hashes."""
-        return sorted(path for path in self.spool.rglob("*") if path.is_file() and path.parent.name != "incoming")
-
-    def half(self) -> list[Path]:
-        """What is on its way in, or was left there."""
-        return sorted((self.spool / "incoming").glob("*"))
-
-    def file(self, arrival: dict[str, object]) -> Path:
-        return Spool(self.spool).path(str(arrival["content_sha256"]))
 
 
 class Scp(Peers, Books):

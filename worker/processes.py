@@ -1,4 +1,4 @@
-"""Several receivers on one port: a parent holds the listening socket, its children accept from it."""
+"""Several processes on one port: a parent holds the listening socket, its children accept from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RESTART_SECONDS = 1.0
 _STOP_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
 
-# A receiver that dies this often without living this long has something wrong that a restart does not mend.
+# One that dies this often without living this long has something wrong that a restart does not mend.
 _MOST_QUICK_DEATHS = 5
 _QUICK_SECONDS = 10.0
 
@@ -31,7 +31,7 @@ _QUICK_SECONDS = 10.0
 def listen(address: str, port: int) -> socket.socket:
     """A listening socket, for this process and its children.
 
-    One socket, not one for each process by SO_REUSEPORT: a second receiver is told that the port is taken instead of being
+    One socket, not one for each process by SO_REUSEPORT: a second server is told that the port is taken instead of being
     given half of the scans, a child that dies takes no waiting connection with it, and whichever is idle accepts.
 
     Raises
@@ -74,8 +74,8 @@ def keep_running(count: int, work: Callable[[], None], stop: threading.Event) ->
                 lived = time.monotonic() - children.pop(number)
                 quick_deaths = quick_deaths + 1 if lived < _QUICK_SECONDS else 0
                 if quick_deaths >= _MOST_QUICK_DEATHS:
-                    raise Misconfigured("the receivers do not stay up: what they said before says why")
-                log.warning("a receiver ended with %s: starting another", os.waitstatus_to_exitcode(status))
+                    raise Misconfigured("the processes do not stay up: what they said before says why")
+                log.warning("a process ended with %s: starting another", os.waitstatus_to_exitcode(status))
                 stop.wait(_RESTART_SECONDS)
                 children[_start(work)] = time.monotonic()
     finally:
