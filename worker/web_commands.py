@@ -12,6 +12,7 @@ from slicewise.worker import shell
 if TYPE_CHECKING:
     import socket
     import ssl
+    import threading
 
     from slicewise.worker.settings import Settings
     from slicewise.worker.web.door import Admission
@@ -73,7 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         _say_hello(settings, listening, admission, tls)
-        work = _work(options, settings, listening, admission, tls)
+        work = _work(options, settings, listening=listening, admission=admission, tls=tls, stop=stop)
         if options.processes == 1:
             work()
         else:
@@ -99,9 +100,11 @@ def _admission(options: argparse.Namespace) -> Admission:
 def _work(
     options: argparse.Namespace,
     settings: Settings,
+    *,
     listening: socket.socket,
     admission: Admission,
     tls: ssl.SSLContext | None,
+    stop: threading.Event,
 ) -> Callable[[], None]:
     """What one server does."""
 
@@ -142,7 +145,7 @@ def _work(
                     model=model,
                     admission=admission,
                 )
-                server.make(served, tls).run(sockets=[listening])
+                server.run(server.make(served, tls), listening, stop)
 
     return work
 

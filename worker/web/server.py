@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import socket
 import ssl
+import threading
 from typing import Any
 
 import uvicorn
@@ -81,3 +84,11 @@ def make(application: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Server:
             ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         )
     )
+
+
+def run(server: uvicorn.Server, listening: socket.socket, stop: threading.Event) -> None:
+    """Serve until SIGTERM or SIGINT; one that came while this process was still starting is in `stop`."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    if not stop.is_set():
+        server.run(sockets=[listening])

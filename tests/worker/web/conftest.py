@@ -88,10 +88,25 @@ def related(*bodies: bytes, end: bytes = b"\r\n--b--\r\n") -> bytes:
 class Face(Client, Books):
     """A server in a thread of this process."""
 
-    def __init__(self, port: int, database, spool: Path, bells: list[int]) -> None:
-        Client.__init__(self, port)
+    def __init__(self, listening: socket.socket, database, spool: Path) -> None:
+        Client.__init__(self, listening.getsockname()[1])
         Books.__init__(self, database, spool)
-        self.bells = bells
+        self.bells: list[int] = []
+        self._listening = listening
+
+    def runs(self, served, *takers: Uploads) -> None:
+        """It is served by this, and these have threads."""
+        self._served, self._takers = served, takers
+        self._thread = threading.Thread(target=served.run, args=([self._listening],))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and wait until it has ended."""
+        self.close()
+        self._served.should_exit = True
+        self._thread.join()
+        for taker in self._takers:
+            taker.__exit__()
 
     def sources(self) -> list[str]:
         return [str(one["source"]) for one in self.arrivals()]
@@ -110,13 +125,12 @@ def serve_with(settings) -> Iterator[Callable[..., Face]]:
         reserve: int = 0,
         job_files: int = 256,
     ) -> Face:
-        listening = processes.listen("127.0.0.1", 0)
-        bells: list[int] = []
+        face = Face(processes.listen("127.0.0.1", 0), database, settings.spool)
 
         def reception(way: str, lane: Lane) -> Reception:
             committer = Committer(
                 database,
-                lambda job, _lane: bells.append(job),
+                lambda job, _lane: face.bells.append(job),
                 job_files=job_files,
                 quiet_seconds=60,
                 lane=lane,
@@ -125,32 +139,21 @@ def serve_with(settings) -> Iterator[Callable[..., Face]]:
             return Reception(settings.spool, committer, reserve_bytes=reserve)
 
         stow, uploads = (Uploads({lane: reception(way, lane) for lane in Lane}, bounds) for way in ("stow", "http"))
-        served = server.make(
-            application(
-                stow=stow,
-                uploads=uploads,
-                database=database,
-                reception=reception("http", Lane.ROUTINE),
-                model=MODEL,
-                admission=admission,
-            ),
-            None,
+        served = application(
+            stow=stow,
+            uploads=uploads,
+            database=database,
+            reception=reception("http", Lane.ROUTINE),
+            model=MODEL,
+            admission=admission,
         )
-        face = Face(listening.getsockname()[1], database, settings.spool, bells)
-        thread = threading.Thread(target=served.run, args=([listening],))
-        thread.start()
-        began.append((served, thread, face, (stow, uploads)))
+        face.runs(server.make(served, None), stow, uploads)
+        began.append(face)
         return face
 
     yield begin
-    for served, _thread, face, _ in began:
-        face.close()
-        served.should_exit = True
-    for _served, thread, _face, takers in began:
-        thread.join()
-        for one in takers:
-            with one:
-                """Its threads end."""
+    for face in began:
+        face.stop()
 
 
 @pytest.fixture

@@ -79,20 +79,6 @@ def reachable(port: int) -> bool:
     return True
 
 
-def test_an_upload_that_does_not_end_is_let_go_of(served, books, bodies, related, wait_until):
-    whole = related(*bodies(3))
-    client = served()
-    head = f"POST /studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {KIND}\r\nContent-Length: {len(whole)}\r\n\r\n"
-    with client.connection() as connection:
-        connection.sendall(head.encode() + whole[:-1000])
-        wait_until(lambda: len(books.arrivals()) == 2)
-        client.process.send_signal(signal.SIGTERM)
-        assert client.process.wait(60) == 0
-    assert len(books.arrivals()) == 2
-    assert books.half() == []
-    assert {job.status for job in books.jobs()} == {"pending"}
-
-
 def test_a_job_left_open_by_a_kill_is_closed_by_the_sweeper(served, quick, books, bodies, related, wait_until, start):
     client = served("--gather", 1)
     whole = related(*bodies(3))
