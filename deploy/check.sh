@@ -28,11 +28,11 @@ echo "dclint: compose.yaml"
 # The program need not be installed here: a command that exists everywhere takes its place.
 units=$(mktemp -d)
 trap 'rm -rf "$units"' EXIT
-for unit in slicewise slicewise-watch slicewise-receive; do
+for unit in slicewise slicewise-watch slicewise-receive slicewise-serve; do
     sed 's#^ExecStart=/opt/slicewise/bin/slicewise #ExecStart=/bin/true #' "deploy/$unit.service" > "$units/$unit.service"
     grep -q '^ExecStart=/bin/true ' "$units/$unit.service"
 done
-for unit in slicewise slicewise-watch slicewise-receive; do
+for unit in slicewise slicewise-watch slicewise-receive slicewise-serve; do
     echo "systemd-analyze: $unit.service"
     systemd-analyze verify --man=no --recursive-errors=no "$units/$unit.service"
     # 20 of 100: 18 and less when this was written.

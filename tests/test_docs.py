@@ -68,6 +68,24 @@ def test_the_ranges_documented_are_the_ranges(name):
             Settings.from_environment({name: str(outside)})
 
 
+# --- HTTP ------------------------------------------------------------------------------------------------------
+
+
+def test_every_address_is_documented_and_no_other():
+    from slicewise.worker.web.application import Health, routes
+    from slicewise.worker.web.jobs import Jobs
+    from slicewise.worker.web.studies import Studies
+
+    faces = Studies(None), Jobs(None, None, None), Health(None, None)
+    served = {
+        f"{method} {route.path}"
+        for route in routes(*faces)
+        for method in route.methods - ({"HEAD"} if "GET" in route.methods else set())
+    }
+    named = {row[0].strip("`") for row in rows((DOCS / "http.md").read_text())}
+    assert served == {name for name in named if re.match("(GET|POST) ", name)}
+
+
 # --- commands --------------------------------------------------------------------------------------------------
 
 

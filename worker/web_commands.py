@@ -23,7 +23,7 @@ _MIB = 2**20
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-commands."""
     serve = commands.add_parser("serve", help="take in scans by HTTP: STOW-RS, uploads as jobs, and their results")
-    serve.add_argument("--port", type=shell.port, default=8042, help="where to listen (default: %(default)s)")
+    serve.add_argument("--port", type=shell.port, default=8900, help="where to listen (default: %(default)s)")
     serve.add_argument("--address", default="127.0.0.1", help="on which of this host's (default: %(default)s)")
     serve.add_argument("--tokens", type=shell.path, metavar="FILE", help="who may ask: lines made by 'slicewise token'")
     shell.tls_options(serve)

@@ -227,17 +227,26 @@ def test_the_watching_unit_gives_up_where_a_restart_mends_nothing():
     assert unit("slicewise-watch")["RestartPreventExitStatus"] == [str(EXIT_OCCUPIED)]
 
 
-def test_the_receiving_unit_serves_this_host_until_it_is_told_more(parser):
-    found, other = unit("slicewise-receive"), unit()
+@pytest.mark.parametrize("name", ["receive", "serve"])
+def test_the_listening_units_serve_this_host_until_they_are_told_more(parser, name):
+    found, other = unit(f"slicewise-{name}"), unit()
     command, *words = found["ExecStart"][0].split()
     assert command == other["ExecStart"][0].split()[0]
-    assert words.pop() == "$RECEIVE_OPTIONS"
+    assert words.pop() == f"${name.upper()}_OPTIONS"
     assert parser.parse_args(words).address == "127.0.0.1"
     for key in ("User", "Group", "StateDirectory", "StateDirectoryMode", "Environment"):
         assert found[key] == other[key]
-    assert found["EnvironmentFile"][0] == other["EnvironmentFile"][0]
-    (options,) = re.findall(r"RECEIVE_OPTIONS=(.+)' >", (DEPLOY / "README.md").read_text())
+    assert found["EnvironmentFile"] == [other["EnvironmentFile"][0], f"-/etc/slicewise/{name}.env"]
+    (options,) = re.findall(rf"{name.upper()}_OPTIONS=(.+)' >", (DEPLOY / "README.md").read_text())
     parser.parse_args([*words, *options.split()])
+
+
+def test_the_serving_unit_waits_for_uploads_that_are_under_way():
+    from slicewise.worker import processes
+    from slicewise.worker.web import server
+
+    assert int(unit("slicewise-serve")["TimeoutStopSec"][0].removesuffix("s")) > processes._STOP_SECONDS
+    assert processes._STOP_SECONDS > server.STOP_SECONDS
 
 
 def test_the_receiving_unit_waits_for_what_is_half_received():

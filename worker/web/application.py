@@ -35,33 +35,45 @@ def application(
     reception
         Says whether there is room.
     """
-    studies, jobs = Studies(stow), Jobs(uploads, database, model)
+    health = Health(database, reception)
+    handlers = {HTTPException: problems.answer, DatabaseError: problems.away, Exception: problems.broken}
+    app = Starlette(routes=routes(Studies(stow), Jobs(uploads, database, model), health), exception_handlers=handlers)
+    return Door(app, admission)
 
-    async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
 
-    async def readyz(_request: Request) -> Response:
-        ready = await to_thread.run_sync(lambda: _ready(database, reception))
-        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse({"status": "ready" if ready else "not ready"}, status)
-
-    routes = [
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
+def routes(studies: Studies, jobs: Jobs, health: Health) -> list[Route]:
+    """Every address that is served; docs/http.md lists them."""
+    return [
+        Route("/healthz", health.live),
+        Route("/readyz", health.ready),
         Route("/studies", studies.store, methods=["POST"]),
         Route("/studies/{study}", studies.store, methods=["POST"]),
         Route("/jobs", jobs.submit, methods=["POST"]),
         Route("/jobs/{job}", jobs.show),
         Route("/jobs/{job}/results", jobs.results),
     ]
-    handlers = {HTTPException: problems.answer, DatabaseError: problems.away, Exception: problems.broken}
-    return Door(Starlette(routes=routes, exception_handlers=handlers), admission)
 
 
-def _ready(database: Database, reception: Reception) -> bool:
-    try:
-        database.check()
-        reception.make_sure_of_room(0)
-    except (DatabaseError, OSError):
-        return False
-    return True
+class Health:
+    """``/healthz`` and ``/readyz``: they say nothing but yes or no, to anybody."""
+
+    def __init__(self, database: Database, reception: Reception) -> None:
+        self._database, self._reception = database, reception
+
+    async def live(self, _request: Request) -> Response:
+        """The process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _request: Request) -> Response:
+        """What is sent now would be taken."""
+        ready = await to_thread.run_sync(self._ready)
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse({"status": "ready" if ready else "not ready"}, status)
+
+    def _ready(self) -> bool:
+        try:
+            self._database.check()
+            self._reception.make_sure_of_room(0)
+        except (DatabaseError, OSError):
+            return False
+        return True

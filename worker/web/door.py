@@ -52,6 +52,9 @@ class Admission:
         Problem
             They may not.
         """
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy in front may go by the other one (RFC 9112 6.1).
+            raise Problem(HTTPStatus.BAD_REQUEST, "both Content-Length and Transfer-Encoding: send one")
         self._refuse_other_sites(headers)
         address = self._address(peer, headers)
         if self.tokens is None:

@@ -14,6 +14,14 @@ from slicewise.worker.web.tokens import Tokens
 
 
 @pytest.fixture
+def database(tmp_path, opened):
+    """One kind is enough: little of this reaches it."""
+    with opened(f"sqlite:///{tmp_path / 'test.sqlite3'}") as made:
+        made.upgrade()
+        yield made
+
+
+@pytest.fixture
 def keys(tmp_path):
     """A file with two tokens, and them."""
     made = {name: tokens.make(name) for name in ("pacs", "research.team")}
@@ -131,8 +139,8 @@ def test_a_token_is_shown_once_and_its_line_lets_it_in(slicewise, tmp_path):
     [
         ({}, 202),
         ({"Host": "localhost"}, 202),
-        ({"Host": "127.0.0.1:8042"}, 202),
-        ({"Host": "[::1]:8042"}, 202),
+        ({"Host": "127.0.0.1:8900"}, 202),
+        ({"Host": "[::1]:8900"}, 202),
         ({"Host": "evil.example"}, 421),
         ({"Host": "127.0.0.1.evil.example"}, 421),
         ({"Host": ""}, 421),
