@@ -103,9 +103,14 @@ class Postgres:
 
     def make(self) -> str:
         """The URL of a new database."""
-        name = f"t{uuid.uuid4().hex}"
-        self.execute(f"CREATE DATABASE {name}")
-        return self.url(name)
+        self.made = f"t{uuid.uuid4().hex}"
+        self.execute(f"CREATE DATABASE {self.made}")
+        return self.url(self.made)
+
+    @property
+    def socket(self) -> str:
+        """Where it listens."""
+        return f"{self._folder}/.s.PGSQL.5432"
 
     def execute(self, statement: str) -> None:
         import psycopg

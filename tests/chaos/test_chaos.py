@@ -1,10 +1,12 @@
 """Whatever is killed and whenever: every file that was sent has exactly one outcome, and the right one.
 
-``CHAOS_KILLS`` sets how many processes are killed and ``CHAOS_SEED`` the seed; ``make chaos`` is the long run.
+``CHAOS_KILLS`` sets how many processes are killed and ``CHAOS_SEED`` the seed; ``make chaos`` is the long run. In between the
+disk is full for a while, and connections break: of whoever sends, and of every process to Redis and PostgreSQL.
 """
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -27,7 +29,8 @@ from slicewise.db.models import Arrival, Result
 from slicewise.worker import pipeline
 from slicewise.worker.intake.receiving.heading import heading
 from slicewise.worker.model import session as model_session
-from tests.chaos.world import Line, Part, World, until_it_works
+from slicewise.worker.queue import embedded
+from tests.chaos.world import Disk, World, until_it_works
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -35,9 +38,10 @@ SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**
 pytestmark = pytest.mark.timeout(600 + 20 * KILLS)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["embedded", "servers"])
 def world(request, tmp_path_factory, small_model):
-    home = tmp_path_factory.mktemp("c")
+    """Everything on one host with nothing installed; or Redis and PostgreSQL as servers, behind lines that break."""
+    home, elsewhere = tmp_path_factory.mktemp("c"), tmp_path_factory.mktemp("e")
     environment = {
         **os.environ,
         "SLICEWISE_HOME": str(home),
@@ -45,19 +49,43 @@ def world(request, tmp_path_factory, small_model):
         "SLICEWISE_JOB_FILES": "8",
     }
     made = World(environment, home, SEED)
-    if request.param == "postgresql":
+    if os.environ.get("CHAOS_DISK") != "never full":
+        assert os.getuid() == 0, "a disk that is full needs root; CHAOS_DISK='never full' does without"
+        made.disk = Disk(home)
+    if request.param == "servers":
         server = request.getfixturevalue("own_postgres")
-        environment["SLICEWISE_DATABASE_URL"] = server.make()
-        made.parts.append(Part("postgres", lambda: server.start() or server.server, server.server))
-    subprocess.run([sys.executable, "-m", "slicewise.worker.cli", "db", "upgrade"], env=environment, check=True)
+        line = made.through(server.socket)
+        environment["SLICEWISE_DATABASE_URL"] = f"{server.make().partition('@')[0]}@127.0.0.1:{line}/{server.made}"
+        made.serve("postgres", lambda: server.start() or server.server, server.server)
+        line = made.through(f"{elsewhere}/redis.sock")
+        environment["SLICEWISE_BROKER_URL"] = f"redis://127.0.0.1:{line}/0"
+        made.serve("redis", lambda: embedded.start(elsewhere, elsewhere / "log"))
+    else:
+        made.killing("redis")
+    made.killing("up", "worker", "submit", "watch", "receive", "serve")
+    begin(made, elsewhere)
+    yield made
+    if made.disk:
+        made.disk.close()
+
+
+def begin(made, elsewhere):
+    """What runs all the time."""
     made.add("up", "up")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     made.add("receive", "receive", "--port", port, "--processes", "2", "--gather", "1", "--reserve", "0")
-    made.line = Line(port, SEED)
-    (home / "drop").mkdir()
-    made.add("watch", "watch", home / "drop", "--quiet", "0.3", "--rescan", "1", "--gather", "1", "--reserve", "0")
-    return made
+    made.dicom = made.through(("127.0.0.1", port))
+    port = _free_port()
+    made.add("serve", "serve", "--port", port, "--processes", "2", "--gather", "1", "--silent", "5", "--reserve", "0")
+    made.http = made.through(("127.0.0.1", port))
+    made.drop = elsewhere / "drop"
+    made.drop.mkdir()
+    made.add("watch", "watch", made.drop, "--quiet", "0.3", "--rescan", "1", "--gather", "1", "--reserve", "0")
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @pytest.fixture
@@ -93,7 +121,7 @@ def submitter(world, files, over, sent):
 
 def dropper(world, files, over, sent):
     """A scanner's export: writes into the watched folder, piece by piece, and looks whether all has been taken."""
-    folder = world.home / "drop"
+    folder = world.drop
     while not over.is_set():
         batch = files(12)
         for path in batch:
@@ -116,7 +144,7 @@ def modality(world, files, over, sent):
         batch = files(12, objects=True)
         until_it_works(
             lambda batch=batch: subprocess.Popen(
-                ["storescu", "-aec", "SLICEWISE", "-to", "10", "-td", "20", "127.0.0.1", str(world.line.port), *batch],
+                ["storescu", "-aec", "SLICEWISE", "-to", "10", "-td", "20", "127.0.0.1", str(world.dicom), *batch],
                 env={**os.environ, "TCP_NODELAY": "1"},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -126,13 +154,41 @@ def modality(world, files, over, sent):
         sent.extend(batch)
 
 
+def archive(world, files, over, sent):
+    """Stores by DICOMweb over such a line, until all is answered as stored."""
+    while not over.is_set():
+        batch = files(12, objects=True)
+        parts = [b"--b\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() for path in batch]
+        body = b"\r\n".join(parts) + b"\r\n--b--\r\n"
+        deadline = time.monotonic() + 600
+        while _stored(world.http, body) != len(batch):
+            assert time.monotonic() < deadline, "a message was never stored"
+            time.sleep(0.2)
+        sent.extend(batch)
+
+
+def _stored(port, body):
+    """How many instances of a message are answered as stored, where all are; 0 where anything goes wrong."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(
+            "POST", "/studies", body, {"Content-Type": "multipart/related; boundary=b", "Host": "localhost"}
+        )
+        answer = connection.getresponse()
+        return len(json.load(answer)["00081199"]["Value"]) if answer.status == 200 else 0
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0
+    finally:
+        connection.close()
+
+
 def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, small_model, tmp_path):
     print(f"chaos: {KILLS} kills, seed {SEED}")
     over, sent, broken = threading.Event(), [], []
-    feeds = (submitter, dropper, modality)
+    feeds = (submitter, dropper, modality, archive)
     feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in feeds]
-    with world.line, world.alive():
-        world.kill_at_random(KILLS, (0.2, 2.5), _victims(world))
+    with world.alive():
+        world.strike_at_random(KILLS, (0.1, 2.0))
         over.set()
         for feeder in feeders:
             feeder.join()
@@ -147,9 +203,11 @@ def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, smal
                 counted = session.scalar(select(func.count()).select_from(Result))
                 arrivals = session.scalar(select(func.count()).select_from(Arrival))
     print(
-        f"chaos: {dict(world.kills)}, {world.line.cuts} connections cut; {len(sent)} files, {arrivals} arrivals, "
+        f"chaos: killed {dict(world.kills)}; {sum(line.cuts for line in world.lines)} connections cut, "
+        f"the disk full {world.disk.times if world.disk else 0} times; {len(sent)} files, {arrivals} arrivals, "
         f"{retried} jobs retried by hand"
     )
+    assert KILLS < len(world.victims) or world.kills.keys() == world.victims.keys()
     assert Counter(row["state"] for row in reconciled).keys() <= {"labelled", "refused"}
     assert len(reconciled) == len(sent)
     # One outcome each, no more and no less, and that of an undisturbed run.
@@ -157,17 +215,6 @@ def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, smal
     by_object = set(world.received)
     contents = {path: _as_received(path) if path in by_object else path.read_bytes() for path in sent}
     assert {row["content_sha256"]: _told(row) for row in rows} == _undisturbed(small_model, contents)
-
-
-def _victims(world):
-    """What is killed: a kind of process each time, every kind as often."""
-    victims = {
-        kind: (lambda kind=kind: world.of(kind)) for kind in ("up", "worker", "redis", "submit", "watch", "receive")
-    }
-    for part in world.parts:
-        if part.name == "postgres":
-            victims[part.name] = lambda part=part: [part.process.pid]
-    return victims
 
 
 def _thread(work, broken):
@@ -184,18 +231,20 @@ def _thread(work, broken):
 
 def _drain(world, database, seconds=300):
     """Wait until no job waits; dead ones are brought back, as an operator would. How many were."""
-    retried, deadline = 0, time.monotonic() + seconds
+    retried, before, deadline = 0, None, time.monotonic() + seconds
     while time.monotonic() < deadline:
         with database.reading() as session:
             counts = questions.job_counts(session)
         if not counts.keys() - {"done", "dropped"}:
             return retried
+        if counts != before:
+            before, deadline = counts, time.monotonic() + seconds
         if counts.get("dead"):
             retried += counts["dead"]
             until_it_works(lambda: world.command("dead", "retry", "--all"))
         time.sleep(0.5)
     raise AssertionError(
-        f"jobs are left after {seconds} s: {counts}; {(world.home / 'logs/worker.log').read_text()[-3000:]}"
+        f"nothing moves for {seconds} s: {counts}; {(world.home / 'logs/worker.log').read_text()[-3000:]}"
     )
 
 

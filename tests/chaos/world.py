@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +42,11 @@ class World:
     seed: int
     parts: list[Part] = field(default_factory=list)
     kills: Counter = field(default_factory=Counter)
-    line: Line | None = None
-    """Over which a modality sends."""
+    lines: list[Line] = field(default_factory=list)
+    """Over which its parts and its feeders speak."""
+    disk: Disk | None = None
+    victims: dict[str, Callable[[], list[int]]] = field(default_factory=dict)
+    """The numbers of the processes that live now, by kind."""
     received: list[Path] = field(default_factory=list)
     """What was sent by C-STORE and answered with success."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -64,7 +67,15 @@ class World:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Keep every part alive; at the end, end them."""
+        """Keep every part and line alive; at the end, end them."""
+        with ExitStack() as stack:
+            for line in self.lines:
+                stack.enter_context(line)
+            with self._parts_alive():
+                yield
+
+    @contextmanager
+    def _parts_alive(self) -> Iterator[None]:
         keeper = threading.Thread(target=self._keep)
         keeper.start()
         try:
@@ -96,49 +107,105 @@ class World:
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, IndexError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 if f"{self.home}/redis.sock".encode() in b" ".join(words):
                     found[int(entry.name)] = "redis"
                 elif f"SLICEWISE_HOME={self.home}".encode() in (entry / "environ").read_bytes().split(b"\0"):
                     # Between fork and exec it still has the few words of its parent, or none.
-                    ours = len(words) > 3 and words[2] == b"slicewise.worker.cli"
-                    found[int(entry.name)] = words[3].decode() if ours else "helper"
+                    ours = b"slicewise.worker.cli" in words
+                    found[int(entry.name)] = (
+                        words[words.index(b"slicewise.worker.cli") + 1].decode() if ours else "helper"
+                    )
         return found
 
-    def kill_at_random(self, count: int, pause: tuple[float, float], kinds: dict[str, Callable[[], list[int]]]) -> None:
-        """SIGKILL a process of a kind, so often; which and when is random.
-
-        Parameters
-        ----------
-        kinds
-            Each gives the numbers of its processes that live now. One that has none for a while is passed over.
-        """
+    def strike_at_random(self, count: int, pause: tuple[float, float]) -> None:
+        """Kill so many processes, and fill the disk in between; which and when is random."""
         choose, turns = random.Random(self.seed), []
+        kinds = [*self.victims, *(["disk"] if self.disk else [])]
         while self.kills.total() < count:
             time.sleep(choose.uniform(*pause))
             # Every kind has its turn before one has its next: a short run leaves none out.
             turns = turns or choose.sample(sorted(kinds), len(kinds))
             kind = turns.pop()
-            deadline = time.monotonic() + 10
-            while not (alive := kinds[kind]()) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            if alive:
-                with suppress(ProcessLookupError):
-                    os.kill(choose.choice(sorted(alive)), signal.SIGKILL)
-                    self.kills[kind] += 1
+            if kind == "disk":
+                self.disk.full_for(choose.uniform(0.3, 3))
+            else:
+                self._kill(kind, choose)
+
+    def _kill(self, kind: str, choose: random.Random) -> None:
+        """SIGKILL a process of a kind; one that has none for a while is passed over."""
+        deadline = time.monotonic() + 10
+        while not (alive := self.victims[kind]()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if alive:
+            with suppress(ProcessLookupError):
+                os.kill(choose.choice(sorted(alive)), signal.SIGKILL)
+                self.kills[kind] += 1
+
+    def killing(self, *kinds: str) -> None:
+        """Let these kinds of slicewise's processes be victims."""
+        for kind in kinds:
+            self.victims[kind] = lambda kind=kind: self.of(kind)
+
+    def serve(self, name: str, begin: Callable[[], subprocess.Popen], process: subprocess.Popen | None = None) -> None:
+        """A server that is no part of slicewise; a victim, too."""
+        part = Part(name, begin, process)
+        self.parts.append(part)
+        self.victims[name] = lambda: [part.process.pid] if part.process else []
+
+    def through(self, target: tuple[str, int] | str) -> int:
+        """The port of a line to an address or a unix socket."""
+        self.lines.append(Line(target, self.seed + len(self.lines)))
+        return self.lines[-1].port
 
     def of(self, kind: str) -> list[int]:
         """The numbers of this world's processes of a kind."""
         return [number for number, name in self.members().items() if name == kind]
 
 
-class Line:
-    """A connection to a port that breaks now and then, wherever it happens to be. Use it as a context."""
+class Disk:
+    """A small file system of its own for a folder, which can be full. Needs root.
 
-    def __init__(self, target: int, seed: int) -> None:
+    Parameters
+    ----------
+    roomy
+        How much it holds when it is not full, in bytes.
+    """
+
+    def __init__(self, folder: Path, roomy: int = 8 << 30) -> None:
+        self._folder, self._roomy = folder, roomy
+        self.times = 0
+        _mount("-t", "tmpfs", "-o", f"size={roomy},mode=700", "tmpfs", folder)
+
+    def full_for(self, seconds: float) -> None:
+        """Let it be full for a while, but for less than 64 KiB."""
+        self._resize(lambda: (at := os.statvfs(self._folder)).f_frsize * (at.f_blocks - at.f_bfree) + (64 << 10))
+        self.times += 1
+        time.sleep(seconds)
+        self._resize(lambda: self._roomy)
+
+    def close(self) -> None:
+        subprocess.run(["umount", "-l", self._folder], check=True)
+
+    def _resize(self, size: Callable[[], int]) -> None:
+        for _ in range(50):
+            # It cannot be made smaller than what has been written meanwhile.
+            with suppress(subprocess.CalledProcessError):
+                return _mount("-o", f"remount,size={size()}", self._folder)
+        raise AssertionError("the disk cannot be filled")
+
+
+def _mount(*words: object) -> None:
+    subprocess.run(["mount", *map(str, words)], check=True, capture_output=True)
+
+
+class Line:
+    """A connection to a port or a unix socket that breaks now and then, wherever it happens to be. Use it as a context."""
+
+    def __init__(self, target: tuple[str, int] | str, seed: int) -> None:
         self._target, self._choose = target, random.Random(seed)
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listening.settimeout(0.2)
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -164,10 +231,22 @@ class Line:
                 near, _ = self._listening.accept()
                 # Two of three connections hold; the third breaks somewhere within a batch, in the middle of a PDU mostly.
                 lasts = self._choose.randrange(200, 600_000) if self._choose.random() < 1 / 3 else None
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
                 self._start(self._carry, near, lasts)
 
+    def _far(self) -> socket.socket:
+        if isinstance(self._target, tuple):
+            return socket.create_connection(self._target, timeout=5)
+        far = socket.socket(socket.AF_UNIX)
+        try:
+            far.connect(self._target)
+        except OSError:
+            far.close()
+            raise
+        return far
+
     def _carry(self, near: socket.socket, lasts: int | None) -> None:
-        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._target), timeout=5) as far:
+        with near, suppress(OSError), self._far() as far:
             while not self._over.is_set():
                 for ready in select.select([near, far], [], [], 0.2)[0]:
                     piece = ready.recv(16_384)
