@@ -230,7 +230,7 @@ class Line:
             with suppress(TimeoutError):
                 near, _ = self._listening.accept()
                 # Two of three connections hold; the third breaks somewhere within a batch, in the middle of a PDU mostly.
-                lasts = self._choose.randrange(200, 600_000) if self._choose.random() < 1 / 3 else None
+                lasts = int(10 ** self._choose.uniform(2, 5.8)) if self._choose.random() < 1 / 3 else None
                 self._threads = [thread for thread in self._threads if thread.is_alive()]
                 self._start(self._carry, near, lasts)
 
