@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import pydicom
 from pydicom import Dataset, uid
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
@@ -19,14 +16,9 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 from slicewise.db.reasons import RefusalReason
 from slicewise.db.records import Header
 from slicewise.worker.errors import Refused
-from slicewise.worker.imaging import foreign, frames, gates, greyscale, limits
+from slicewise.worker.imaging import foreign, frames, gates, greyscale, limits, silence  # noqa: F401
 from slicewise.worker.imaging.frames import PixelData
 from slicewise.worker.imaging.scan import Patient, Scan, Slice
-
-# pydicom's warnings and log lines quote values of the header, which may be names (PHI).
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-warnings.filterwarnings("ignore", module=r"(pydicom|openjpeg|libjpeg)\.")
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF

@@ -12,7 +12,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 
 from slicewise.db.reasons import RefusalReason
-from slicewise.worker.imaging import foreign
+from slicewise.worker.imaging import foreign, silence  # noqa: F401
 
 HEAD_BYTES = 128 * 2**10
 """Most of a data set that is looked at; what identifies it stands before its pictures and their long sequences."""
