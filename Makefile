@@ -10,7 +10,7 @@ FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PROVIDER_gpu := cuda
 PROVIDER_cpu := cpu
 
-.PHONY: help run dev test check format bench chaos deploy-check lock clean
+.PHONY: help run dev test check format bench chaos fuzz deploy-check lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict
 
 chaos: $(VENV)/.dev  ## kill at random for an hour or more: CHAOS_KILLS=1000 CHAOS_SEED=1
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s tests/chaos
+
+fuzz: $(VENV)/.dev  ## damaged files, PDUs and HTTP bodies for an hour or more: FUZZ_TIMES=50
+	@tests/peers.sh
+	FUZZ_TIMES=$${FUZZ_TIMES:-50} $(BIN)/python -m pytest -o timeout=0 $$(grep -rl tests.fuzzing tests --include='test_*.py')
 
 deploy-check:  ## lint the Dockerfiles, the compose file and the unit (needs npm and systemd)
 	deploy/check.sh

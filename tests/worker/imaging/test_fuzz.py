@@ -12,6 +12,7 @@ from pydicom import uid
 
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import open_scan, to_raster
+from tests.fuzzing import examples
 
 HEAD = {"rows": 104, "columns": 100}
 
@@ -101,7 +102,7 @@ def test_the_seeds_are_sound(make, seeds):
 
 
 @settings(
-    max_examples=1500,
+    max_examples=examples(1500),
     deadline=None,
     derandomize=True,
     database=None,

@@ -14,6 +14,7 @@ from pydicom.filewriter import write_dataset
 from slicewise.worker import sample
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging.identity import HEAD_BYTES, Identity, identify
+from tests.fuzzing import examples
 
 MR = str(uid.MRImageStorage)
 
@@ -86,7 +87,7 @@ def test_what_is_no_data_set_has_no_uids(data):
         assert identify(data, uid.ExplicitVRLittleEndian) == Identity(None, None, None, None)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damage_is_refused_and_nothing_worse(data):
     whole = bytearray(body(sample.STUDY / "brain_axial_explicit.dcm")[0][:4000])

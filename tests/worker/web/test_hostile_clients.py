@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slicewise.worker.web import body, server
 from slicewise.worker.web.body import Bounds
+from tests.fuzzing import examples
 
 KIND = 'multipart/related; type="application/dicom"; boundary=b'
 
@@ -177,7 +178,7 @@ _TOKENS = st.sampled_from(
 )  # fmt: skip
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(_TOKENS, st.binary(max_size=40)), max_size=30), st.integers(1, 64), st.booleans())
 def test_any_body_is_answered_and_what_is_answered_is_kept(face, pieces, size, chunked):
     message = b"".join(pieces)
@@ -193,7 +194,7 @@ def test_any_body_is_answered_and_what_is_answered_is_kept(face, pieces, size, c
     assert face.get("/healthz").status_code == 200
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_of_a_mutated_message_every_part_is_accounted_for(face, related, tmp_path, write_dicom, data):
     good = [write_dicom(tmp_path / "a.dcm", seed=n).read_bytes()[:2000] for n in range(3)]

@@ -13,6 +13,7 @@ from pynetdicom.dsutils import decode
 
 from slicewise.worker.intake.receiving import commands
 from slicewise.worker.intake.receiving.commands import Command, Unexpected
+from tests.fuzzing import examples
 
 STORE = Command(commands.C_STORE_RQ, 7, "1.2.840.10008.5.1.4.1.1.4", "1.2.3", True)
 
@@ -76,14 +77,14 @@ def test_a_success_is_encoded_as_pynetdicom_encodes_it():
     assert commands.answer(STORE, 0) == encoded(primitive, dimse_messages.C_STORE_RSP)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=200))
 def test_rubbish_is_unexpected_and_nothing_worse(rubbish):
     with pytest.raises(Unexpected):
         commands.read(rubbish)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_a_damaged_request_is_read_or_unexpected(data):
     whole = bytearray(encoded(store(), dimse_messages.C_STORE_RQ))

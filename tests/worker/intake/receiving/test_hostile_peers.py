@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 
 from slicewise.worker.intake.receiving import server, upper_layer
 from slicewise.worker.intake.receiving.server import Bounds
+from tests.fuzzing import examples
 
 ABORT, ACCEPT, REJECT = 7, 2, 3
 ECHO, MR = 1, 3
@@ -290,7 +291,9 @@ def test_what_makes_no_sense_ends_it(unhurt, said):
 
 
 FUZZ = hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
