@@ -140,6 +140,17 @@ def now(session: Session) -> datetime:
     return datetime.now(UTC)
 
 
+# A firewall that has forgotten a connection tells nobody, and the kernel would wait for a quarter of an hour. libpq's own words
+# and units: seconds, but for the last.
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
 def _engine(url: URL) -> Engine:
     backend = url.get_backend_name()
     # Parameters are hidden: a statement that fails is quoted in a traceback, and so in a log, and sources may name people.
@@ -151,7 +162,8 @@ def _engine(url: URL) -> Engine:
     if backend == "postgresql":
         if importlib.util.find_spec("psycopg") is None:
             raise DatabaseError("PostgreSQL needs psycopg: pip install 'slicewise[postgres]'")
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": 10})
+        given = {name: value for name, value in _PATIENCE.items() if name not in url.query}
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=given)
     raise ArgumentError(f"no support for {backend}")
 
 

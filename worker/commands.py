@@ -202,7 +202,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from slicewise.worker.queue import app
+    from slicewise.worker.queue import app, embedded
 
     settings = shell.settings()
     database = shell.database(settings)
@@ -212,6 +212,9 @@ def _worker(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     database.close()
+    if not embedded.answers(settings.broker_url):
+        remedy = "'slicewise up' starts one" if settings.embedded else "start it, or correct SLICEWISE_BROKER_URL"
+        print(f"slicewise: the broker does not answer: {remedy}; trying again until it does", file=sys.stderr)
     # A worker that cannot score must not start.
     _check_provider(settings)
     app.app.worker_main(

@@ -12,19 +12,24 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from slicewise.db import questions
 from slicewise.db.engine import Database
 from slicewise.db.errors import DatabaseError
+from slicewise.db.records import JobStatus
 from slicewise.worker import service
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.findings import Finding
 from slicewise.worker.queue import embedded
 from slicewise.worker.settings import Settings
 
+# A worker that lives is rung every 20 s.
+_UNHEARD_SECONDS = 120.0
+
 
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which a person would mend things."""
     findings = [Finding(True, f"slicewise {version('slicewise')} on Python {platform.python_version()}")]
-    for check in (_runtime, _model, _gpu, _home, _broker, _database, _trainer):
+    for check in (_runtime, _model, _gpu, _home, _broker, _database, _jobs, _trainer):
         try:
             findings.extend(check(settings))
         except Misconfigured as error:
@@ -114,6 +119,21 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, f"{database.safe_url} answers, schema {database.check()}")
     except DatabaseError as error:
         yield Finding(False, str(error))
+
+
+def _jobs(settings: Settings) -> Iterator[Finding]:
+    try:
+        database = Database(settings.database_url)
+        database.check()
+        with database.reading() as session:
+            unheard, counts = questions.unheard(session, _UNHEARD_SECONDS), questions.job_counts(session)
+    except DatabaseError:
+        return  # said already
+    if unheard:
+        waited = f"jobs that have waited for {_UNHEARD_SECONDS:.0f} s, and no worker takes any: {unheard}"
+        yield Finding(False, f"{waited}; start 'slicewise up' or 'slicewise worker', or restart it")
+    dead = counts.get(JobStatus.DEAD, 0)
+    yield Finding(True, f"dead jobs: {dead}; 'slicewise dead list' shows them" if dead else "no dead jobs")
 
 
 def _trainer(settings: Settings) -> Iterator[Finding]:

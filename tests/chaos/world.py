@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.line import Line
 
 _SLICEWISE = [sys.executable, "-m", "slicewise.worker.cli"]
 
@@ -198,64 +198,6 @@ class Disk:
 
 def _mount(*words: object) -> None:
     subprocess.run(["mount", *map(str, words)], check=True, capture_output=True)
-
-
-class Line:
-    """A connection to a port or a unix socket that breaks now and then, wherever it happens to be. Use it as a context."""
-
-    def __init__(self, target: tuple[str, int] | str, seed: int) -> None:
-        self._target, self._choose = target, random.Random(seed)
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self._listening.settimeout(0.2)
-        self._over = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self.port, self.cuts = self._listening.getsockname()[1], 0
-
-    def __enter__(self) -> Line:
-        self._start(self._accept)
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._over.set()
-        for thread in list(self._threads):
-            thread.join()
-        self._listening.close()
-
-    def _start(self, work: Callable[..., None], *words: object) -> None:
-        self._threads.append(threading.Thread(target=work, args=words))
-        self._threads[-1].start()
-
-    def _accept(self) -> None:
-        while not self._over.is_set():
-            with suppress(TimeoutError):
-                near, _ = self._listening.accept()
-                # Two of three connections hold; the third breaks somewhere within a batch, in the middle of a PDU mostly.
-                lasts = int(10 ** self._choose.uniform(2, 5.8)) if self._choose.random() < 1 / 3 else None
-                self._threads = [thread for thread in self._threads if thread.is_alive()]
-                self._start(self._carry, near, lasts)
-
-    def _far(self) -> socket.socket:
-        if isinstance(self._target, tuple):
-            return socket.create_connection(self._target, timeout=5)
-        far = socket.socket(socket.AF_UNIX)
-        try:
-            far.connect(self._target)
-        except OSError:
-            far.close()
-            raise
-        return far
-
-    def _carry(self, near: socket.socket, lasts: int | None) -> None:
-        with near, suppress(OSError), self._far() as far:
-            while not self._over.is_set():
-                for ready in select.select([near, far], [], [], 0.2)[0]:
-                    piece = ready.recv(16_384)
-                    if not piece:
-                        return
-                    if lasts is not None and (lasts := lasts - len(piece)) < 0:
-                        self.cuts += 1
-                        return
-                    (far if ready is near else near).sendall(piece)
 
 
 def until_it_works(command: Callable[[], subprocess.Popen], seconds: float = 600) -> None:

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 _TIME_LIMIT_SECONDS = 600
 _VISIBILITY_SECONDS = 900
 
+# How long the broker may take to answer, and how often its silent connections are looked at.
+_ANSWER_SECONDS = 15
+_HEALTH_SECONDS = 10
+
 _SWEEP_SECONDS = 2.0
 _SILENT_SECONDS = 20.0
 _TIDY_SECONDS = 3600.0
@@ -42,12 +46,19 @@ def _configuration() -> dict[str, Any]:
     return {
         "broker_url": settings.broker_url,
         "broker_connection_retry_on_startup": True,
+        # For ever: by default a worker ends after the hundredth try.
+        "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": _VISIBILITY_SECONDS,
             # By default a dead worker's message may take 100 s longer than its timeout (measured).
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            "health_check_interval": 10,
+            "health_check_interval": _HEALTH_SECONDS,
+            # A firewall that has forgotten a connection tells nobody: without these a worker waits on it for ever (measured),
+            # and kombu's own look at whether its connections still answer never gets its turn.
+            "socket_timeout": _ANSWER_SECONDS,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
             # One more try to connect, at once. By default a ring at a broker that is away takes 6 s (measured), and
             # `broker_connection_retry` is what a worker goes by.
             "max_retries": 1,
