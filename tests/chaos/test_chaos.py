@@ -35,6 +35,9 @@ from tests.chaos.world import Disk, World, until_it_works
 KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
 
+# A long run would otherwise be over long before its files are.
+PAUSE = min(5.0, KILLS / 200)
+
 pytestmark = pytest.mark.timeout(600 + 20 * KILLS)
 
 
@@ -98,13 +101,14 @@ def files(write_dicom, write_jpeg, tmp_path):
         for _ in range(count):
             n = next(numbers)
             path = tmp_path / "sent" / f"{n:05}"
+            series = {"SeriesInstanceUID": f"1.2.826.0.1.3680043.8.498.2.{n // 12}"}
             if objects:
-                write_dicom(path, seed=SEED + n, Modality="CT" if n % 7 == 6 else "MR")
+                write_dicom(path, seed=SEED + n, **series, Modality="CT" if n % 7 == 6 else "MR")
             elif n % 7 == 6:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"no scan, number {n}")
             else:
-                (write_jpeg if n % 5 == 4 else write_dicom)(path, seed=SEED + n)
+                write_jpeg(path, seed=SEED + n) if n % 5 == 4 else write_dicom(path, seed=SEED + n, **series)
             made.append(path)
         return made
 
@@ -113,7 +117,7 @@ def files(write_dicom, write_jpeg, tmp_path):
 
 def submitter(world, files, over, sent):
     """A person at a terminal, who tries again until the command says that all is well."""
-    while not over.is_set():
+    while not over.wait(PAUSE):
         batch = files(12)
         until_it_works(lambda batch=batch: world.command("submit", *batch))
         sent.extend(batch)
@@ -122,7 +126,7 @@ def submitter(world, files, over, sent):
 def dropper(world, files, over, sent):
     """A scanner's export: writes into the watched folder, piece by piece, and looks whether all has been taken."""
     folder = world.drop
-    while not over.is_set():
+    while not over.wait(PAUSE):
         batch = files(12)
         for path in batch:
             with (folder / path.name).open("wb", buffering=0) as writing:
@@ -140,7 +144,7 @@ def dropper(world, files, over, sent):
 
 def modality(world, files, over, sent):
     """Sends by C-STORE over a line that is cut now and then, and sends again what was not answered with success."""
-    while not over.is_set():
+    while not over.wait(PAUSE):
         batch = files(12, objects=True)
         until_it_works(
             lambda batch=batch: subprocess.Popen(
@@ -156,7 +160,7 @@ def modality(world, files, over, sent):
 
 def archive(world, files, over, sent):
     """Stores by DICOMweb over such a line, until all is answered as stored."""
-    while not over.is_set():
+    while not over.wait(PAUSE):
         batch = files(12, objects=True)
         parts = [b"--b\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() for path in batch]
         body = b"\r\n".join(parts) + b"\r\n--b--\r\n"
