@@ -377,13 +377,13 @@ def rung(session: Session, job_ids: Sequence[int]) -> None:
 
 
 def due(
-    session: Session, quiet_seconds: float, abandoned: Iterable[str] = (), limit: int = 1000
-) -> list[tuple[int, str]]:
-    """Jobs that nobody works on and whose bell has been silent for a while: ``(key, lane)``, oldest first."""
+    session: Session, lane: Lane, quiet_seconds: float, abandoned: Iterable[str] = (), limit: int = 1000
+) -> list[int]:
+    """Jobs of a lane that nobody works on and whose bell has been silent for a while: their keys, oldest first."""
     at = now(session)
     silent = or_(Job.rung_at.is_(None), Job.rung_at < at - timedelta(seconds=quiet_seconds))
-    waiting = select(Job.id, Job.lane).where(_free(at, abandoned), silent).order_by(Job.id).limit(limit)
-    return [(key, lane) for key, lane in session.execute(waiting)]
+    waiting = select(Job.id).where(_free(at, abandoned), silent, Job.lane == lane).order_by(Job.id).limit(limit)
+    return list(session.scalars(waiting))
 
 
 def uuid7() -> str:

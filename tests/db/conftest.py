@@ -105,7 +105,7 @@ class Desk:
 
     def due(self, quiet: float = 20, abandoned: Sequence[str] = (), limit: int = 1000) -> list[int]:
         with self.database.reading() as session:
-            return [key for key, _ in writes.due(session, quiet, abandoned, limit)]
+            return writes.due(session, Lane.ROUTINE, quiet, abandoned, limit)
 
     def _write(self, job, owner, model, given) -> None:
         with self.database.reading() as session:

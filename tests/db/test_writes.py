@@ -357,7 +357,8 @@ def test_a_job_whose_worker_died_is_rung_at_once_and_one_that_failed_rests(desk)
 def test_what_is_due_names_its_lane(desk):
     job = desk.submit("a", lane=Lane.STAT)
     with desk.database.reading() as session:
-        assert writes.due(session, 20) == [(job, "stat")]
+        assert writes.due(session, Lane.STAT, 20) == [job]
+        assert writes.due(session, Lane.ROUTINE, 20) == []
 
 
 # --- keys ------------------------------------------------------------------------------------------------------

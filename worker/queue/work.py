@@ -55,11 +55,12 @@ class Work:
         Returns
         -------
         list of int
-            Jobs that were handed back unfinished at the end of a turn: to be rung again.
+            Jobs to be rung: those that were handed back unfinished at the end of a turn, or else one that still waits, so that
+            work goes on where no bell hangs any more.
         """
         held = self._claim(job_id)
         try:
-            return self._work_through(held)
+            return self._work_through(held) or self._next(held)
         except writes.LeaseLost as lost:
             # Somebody else decided that this worker was dead. What it wrote stands; the rest is theirs.
             log.warning("%s", lost)
@@ -96,6 +97,10 @@ class Work:
                     held[other] = False
                     room -= len(questions.unanswered(session, other, self.version))
             return held
+
+    def _next(self, held: dict[int, bool]) -> list[int]:
+        with self._database.reading() as session:
+            return [other for key in list(held)[:1] for other in questions.companions(session, key, limit=1)]
 
     def _work_through(self, held: dict[int, bool]) -> list[int]:
         """Assess everything that has no answer yet; the jobs that had to be handed back."""

@@ -125,7 +125,7 @@ from slicewise.worker.queue import work
 from slicewise.worker.settings import Settings
 
 moment, job = sys.argv[1], int(sys.argv[2])
-work._CHUNK_FILES = 2
+work._CHUNK_FILES, work._CHUNK_SECONDS = 2, 60
 def dying(step, before, times=1):
     def called(*given, **named):
         nonlocal times
@@ -414,3 +414,16 @@ def test_many_workers_share_jobs_and_contents_without_harm(shop, undisturbed, wr
     assert {shop.job(job)["status"] for job in jobs} == {"done"}
     assert {shop.job(job)["attempts"] for job in jobs} == {1}
     assert sorted(shop.rows()) == sorted(undisturbed(folder))
+
+
+def test_whoever_has_done_its_part_wakes_another(shop, write_study, tmp_path):
+    """Bells may be fewer than jobs: the sweeper does not ring them all."""
+    shop.settings = dataclasses.replace(shop.settings, job_files=2)
+    jobs = shop.submit(write_study(tmp_path / "s", 8), job_files=2).jobs
+    worker = shop.worker()
+    heard, rung = [], [jobs[0]]
+    while rung:
+        heard.append(rung)
+        rung = worker.on_job(rung[0])
+    assert heard == [[job] for job in jobs]
+    assert worker.on_job(jobs[0]) == []
