@@ -133,12 +133,8 @@ def _work(
 
             bounds = Bounds(options.largest * _MIB, silent_seconds=options.silent, uploads=options.uploads)
             model = shell.current_model(settings)
-            with (
-                Uploads({lane: reception("stow", lane) for lane in Lane}, bounds) as stow,
-                Uploads({lane: reception("http", lane) for lane in Lane}, bounds) as uploads,
-            ):
+            with Uploads(reception, bounds) as uploads:
                 served = application(
-                    stow=stow,
                     uploads=uploads,
                     database=database,
                     reception=reception("http", Lane.ROUTINE),

@@ -24,20 +24,22 @@ from slicewise.worker.web.uploads import Uploads
 
 
 def application(
-    *, stow: Uploads, uploads: Uploads, database: Database, reception: Reception, model: Model, admission: Admission
+    *, uploads: Uploads, database: Database, reception: Reception, model: Model, admission: Admission
 ) -> ASGIApp:
     """The ASGI application.
 
     Parameters
     ----------
-    stow, uploads
-        What take in the bodies of STOW-RS and of ``POST /jobs``.
+    uploads
+        Takes in the bodies of STOW-RS and of ``POST /jobs``.
     reception
         Says whether there is room.
     """
     health = Health(database, reception)
     handlers = {HTTPException: problems.answer, DatabaseError: problems.away, Exception: problems.broken}
-    app = Starlette(routes=routes(Studies(stow), Jobs(uploads, database, model), health), exception_handlers=handlers)
+    app = Starlette(
+        routes=routes(Studies(uploads), Jobs(uploads, database, model), health), exception_handlers=handlers
+    )
     return Door(app, admission)
 
 

@@ -81,7 +81,7 @@ class Jobs:
             raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
         disposition = request.headers.get("content-disposition", "")
         submission = await self._uploads.take(
-            request, lambda delivery: self._reading(delivery, content_type, disposition), taken.settled
+            request, "http", lambda delivery: self._reading(delivery, content_type, disposition), taken.settled
         )
         if not taken.files and not taken.not_taken:
             raise Problem(HTTPStatus.BAD_REQUEST, "no file in the request: curl -F file=@scan.dcm sends one")

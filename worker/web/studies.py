@@ -91,7 +91,7 @@ class Studies:
             raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
         stored = Stored()
         submission = await self._uploads.take(
-            request, lambda delivery: self._reading(delivery, content_type, study), stored.settled
+            request, "stow", lambda delivery: self._reading(delivery, content_type, study), stored.settled
         )
         return stored.answer(submission)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -18,6 +18,9 @@ from slicewise.worker.intake.receiving.committer import Sending
 from slicewise.worker.intake.receiving.reception import Declined, Reception
 from slicewise.worker.web.body import Body, Bounds
 from slicewise.worker.web.problems import Problem
+
+WAYS = ("stow", "http")
+"""As arrivals name them: STOW-RS, and uploads as jobs."""
 
 # Threads that wait for the disk and the database, for all uploads together.
 _KEEPERS = 16
@@ -73,12 +76,12 @@ class Uploads:
 
     Parameters
     ----------
-    receptions
-        Where it is kept, for each lane.
+    reception
+        Where it is kept, by way and lane.
     """
 
-    def __init__(self, receptions: Mapping[Lane, Reception], bounds: Bounds) -> None:
-        self._receptions = receptions
+    def __init__(self, reception: Callable[[str, Lane], Reception], bounds: Bounds) -> None:
+        self._receptions = {(way, lane): reception(way, lane) for way in WAYS for lane in Lane}
         self.bounds = bounds
         self._keepers, self._readers = ThreadPoolExecutor(_KEEPERS), ThreadPoolExecutor(bounds.uploads)
         self._busy = 0
@@ -92,11 +95,16 @@ class Uploads:
         self._keepers.shutdown()
 
     async def take(
-        self, request: Request, reader: Callable[[Delivery], Reading], settled: Callable[[Outcome], None]
+        self, request: Request, way: str, reader: Callable[[Delivery], Reading], settled: Callable[[Outcome], None]
     ) -> str:
         """Read a body; when this returns, all that it brought is kept or declined.
 
         What has come whole before a body breaks off is kept: sent again, it is known.
+
+        Parameters
+        ----------
+        way
+            One of `WAYS`, for the books.
 
         Returns
         -------
@@ -108,7 +116,7 @@ class Uploads:
         Problem
             It is not what it should be, too much, or too slow.
         """
-        reception = self._receptions[lane(request)]
+        reception = self._receptions[way, lane(request)]
         body = Body(request, self.bounds)
         if self._busy >= self.bounds.uploads:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many uploads at a time: try again")

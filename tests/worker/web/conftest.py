@@ -94,9 +94,9 @@ class Face(Client, Books):
         self.bells: list[int] = []
         self._listening = listening
 
-    def runs(self, served, *takers: Uploads) -> None:
-        """It is served by this, and these have threads."""
-        self._served, self._takers = served, takers
+    def runs(self, served, uploads: Uploads) -> None:
+        """It is served by this, and takes in by that."""
+        self._served, self._uploads = served, uploads
         self._thread = threading.Thread(target=served.run, args=([self._listening],))
         self._thread.start()
 
@@ -105,8 +105,7 @@ class Face(Client, Books):
         self.close()
         self._served.should_exit = True
         self._thread.join()
-        for taker in self._takers:
-            taker.__exit__()
+        self._uploads.__exit__()
 
     def sources(self) -> list[str]:
         return [str(one["source"]) for one in self.arrivals()]
@@ -138,16 +137,15 @@ def serve_with(settings) -> Iterator[Callable[..., Face]]:
             )
             return Reception(settings.spool, committer, reserve_bytes=reserve)
 
-        stow, uploads = (Uploads({lane: reception(way, lane) for lane in Lane}, bounds) for way in ("stow", "http"))
+        uploads = Uploads(reception, bounds)
         served = application(
-            stow=stow,
             uploads=uploads,
             database=database,
             reception=reception("http", Lane.ROUTINE),
             model=MODEL,
             admission=admission,
         )
-        face.runs(server.make(served, None), stow, uploads)
+        face.runs(server.make(served, None), uploads)
         began.append(face)
         return face
 
