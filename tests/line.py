@@ -22,11 +22,14 @@ class Line:
     ----------
     cuts
         How many have broken.
+    breaks
+        Whether connections go on breaking.
     """
 
     def __init__(self, target: tuple[str, int] | str, seed: int | None = None) -> None:
         self._target, self._choose = target, None if seed is None else random.Random(seed)
         self._generation = 0
+        self.breaks = True
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listening.settimeout(0.2)
         self._over = threading.Event()
@@ -84,7 +87,7 @@ class Line:
                     piece = ready.recv(16_384)
                     if not piece:
                         return
-                    if lasts is not None and (lasts := lasts - len(piece)) < 0:
+                    if self.breaks and lasts is not None and (lasts := lasts - len(piece)) < 0:
                         self.cuts += 1
                         return
                     (far if ready is near else near).sendall(piece)
