@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 
 import keras
 import onnx
 import tensorflow as tf
 import tf2onnx
 
+from slicewise.export import run
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import SIZE
-from slicewise.worker.model.bundle import METADATA_KEY, Description
+from slicewise.worker.model.bundle import EVIDENCE, FEATURES, METADATA_KEY, PROBABILITIES, Description
 
 OPSET = 17
 NOTICE = "Research use only. Not a medical device: no result may guide the care of a patient."
-_INPUT, _OUTPUT = "slices", "probabilities"
+_INPUT = "slices"
 
 
-def convert(network: keras.Sequential, description: Description) -> onnx.ModelProto:
+def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
     """Convert a network and attach what it says of itself.
 
     Parameters
     ----------
     network
-        Input ``(N, 150, 150, 3) float32`` in [0, 255], output ``(N, len(labels)) float32`` probabilities.
+        Input ``(N, 150, 150, 3) float32`` in [0, 255], output ``(N, len(labels)) float32`` probabilities. Where the answer
+        is the mean of a map, the bundle has the map and the features as further outputs.
 
     Returns
     -------
@@ -45,16 +47,7 @@ def convert(network: keras.Sequential, description: Description) -> onnx.ModelPr
         )
     signature = [tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32, name=_INPUT)]
 
-    def forward(slices: tf.Tensor) -> dict[str, tf.Tensor]:
-        flowing = slices
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.Flatten):
-                # Keras's own asks for the batch size at run time, in seven nodes.
-                flowing = tf.reshape(flowing, (-1, layer.output.shape[-1]))
-            else:
-                flowing = layer(flowing, training=False)
-        return {_OUTPUT: flowing}
-
+    forward = _published(network) if isinstance(network, keras.Sequential) else _explained(network)
     traced = tf.function(forward, input_signature=signature, autograph=False)
     # from_keras does not understand Keras 3.
     model: onnx.ModelProto = tf2onnx.convert.from_function(traced, input_signature=signature, opset=OPSET)[0]
@@ -68,12 +61,39 @@ def convert(network: keras.Sequential, description: Description) -> onnx.ModelPr
     return model
 
 
+def _published(network: keras.Sequential) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    def forward(slices: tf.Tensor) -> dict[str, tf.Tensor]:
+        flowing = slices
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.Flatten):
+                # Keras's own asks for the batch size at run time, in seven nodes.
+                flowing = tf.reshape(flowing, (-1, layer.output.shape[-1]))
+            else:
+                flowing = layer(flowing, training=False)
+        return {PROBABILITIES: flowing}
+
+    return forward
+
+
+def _explained(network: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """With what the answer rests on: it is the mean of a map, which the exported graph gives as well."""
+    dense = network.get_layer(run.LOGITS)
+    named = [network.get_layer(name).output for name in (run.FEATURE_MAP, run.FEATURES)]
+    inner = keras.Model(network.input, [*named, network.output])
+
+    def forward(slices: tf.Tensor) -> dict[str, tf.Tensor]:
+        seen, features, answer = inner(slices, training=False)
+        return {PROBABILITIES: answer, FEATURES: features, EVIDENCE: tf.matmul(seen, dense.kernel) + dense.bias}
+
+    return forward
+
+
 def _renumber(graph: onnx.GraphProto) -> None:
-    """Number names in the order of their use: tf2onnx's own numbers, and its order, differ from time to time."""
-    known: dict[str, str] = {}
+    """Number names in the order of their use: Keras's and tf2onnx's own, and their order, differ from time to time."""
+    known: dict[str, str] = {"": "", **{value.name: value.name for value in (*graph.input, *graph.output)}}
 
     def plain(name: str) -> str:
-        return known.setdefault(name, re.sub(r"__\d+", f"__{len(known)}", name))
+        return known.setdefault(name, str(len(known)))
 
     for node in graph.node:
         node.name = plain(node.name)

@@ -40,7 +40,7 @@ def describe(run: Run) -> Description:
             f"'slicewise train --initial {run.model}'"
         )
     return Description(
-        name="reference",
+        name=recorded["recipe"].get("network", "reference"),
         labels=tuple(recorded["labels"]),
         preprocess_version=recorded["preprocess_version"],
         training=provenance(recorded),

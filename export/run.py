@@ -9,6 +9,10 @@ from typing import Any
 
 from slicewise.worker.errors import Misconfigured
 
+FEATURE_MAP, FEATURES, LOGITS = "feature_map", "features", "logits"
+"""Layers of a ``model.keras`` whose answer is the mean of a map: the last map, ``(N, h, w, channels)``, its mean, and the
+dense layer that weighs it."""
+
 
 @dataclass(frozen=True)
 class Run:

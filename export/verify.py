@@ -12,7 +12,7 @@ import numpy as np
 
 from slicewise.worker.errors import Misconfigured, Refused
 from slicewise.worker.imaging import load, to_raster
-from slicewise.worker.model.bundle import Description
+from slicewise.worker.model.bundle import PROBABILITIES, Description
 
 if TYPE_CHECKING:
     import keras
@@ -70,7 +70,10 @@ def differences(network: keras.Model, bundle: Path, rasters: np.ndarray) -> dict
     found = {}
     for batch in BATCHES:
         parts = [slices[start : start + batch] for start in range(0, len(slices), batch)]
-        apart = [np.abs(session.run(None, {name: p})[0] - np.asarray(network(p, training=False))).max() for p in parts]
+        apart = [
+            np.abs(session.run([PROBABILITIES], {name: p})[0] - np.asarray(network(p, training=False))).max()
+            for p in parts
+        ]
         # Not max(): it may lose a NaN.
         found[batch] = float(np.max(apart))
     return found

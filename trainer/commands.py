@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicewise.trainer.recipe import SCHEDULES, SPLITS, Augmentation, Recipe, Selection
+from slicewise.trainer.recipe import NETWORKS, SCHEDULES, SPLITS, Augmentation, Recipe, Selection
 
 if TYPE_CHECKING:
     from slicewise.export.run import Run
@@ -23,7 +23,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _register_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    train = commands.add_parser("train", help="train the reference network on labelled pictures")
+    train = commands.add_parser("train", help="train a network on labelled pictures")
     train.add_argument(
         "paths",
         nargs="*",
@@ -42,7 +42,9 @@ def _register_train(commands: argparse._SubParsersAction[argparse.ArgumentParser
     for name, kind, text in (
         ("epochs", int, "passes over the training pictures"),
         ("batch", int, "pictures in a step"),
-        ("learning_rate", float, "of Adam"),
+        ("learning_rate", float, "of AdamW"),
+        ("weight_decay", float, "of AdamW, for kernels; 0 is Adam"),
+        ("mixup", float, "alpha of the mixing of two pictures and their labels; 0 is off"),
         ("dropout", float, "rate of every dropout layer"),
         ("label_smoothing", float, "share of the label that is spread over all classes"),
         ("averaging", float, "momentum of the average of the weights that is kept; 0 is off"),
@@ -50,7 +52,13 @@ def _register_train(commands: argparse._SubParsersAction[argparse.ArgumentParser
         ("patience", int, "stop after so many epochs without a better validation loss; 0 never stops"),
     ):
         _option(recipe, name, kind, getattr(Recipe, name), text)
-    recipe.add_argument("--schedule", choices=SCHEDULES, default=Recipe.schedule, help="(default: %(default)s)")
+    for name, known, text in (
+        ("network", NETWORKS, "what is trained"),
+        ("schedule", SCHEDULES, "of the learning rate"),
+    ):
+        recipe.add_argument(
+            f"--{name}", choices=known, default=getattr(Recipe, name), help=f"{text} (default: %(default)s)"
+        )
     recipe.add_argument(
         "--one-per-group", action="store_true", help="one picture of each group of near-copies an epoch"
     )
@@ -62,6 +70,9 @@ def _register_train(commands: argparse._SubParsersAction[argparse.ArgumentParser
         ("shift", "share of the side"),
         ("gain", "brightness, as a spread of log2"),
         ("gamma", "contrast, as a spread of log2"),
+        ("bias", "brightness that drifts across the picture, as a spread of log2"),
+        ("coarse", "share of the resolution"),
+        ("noise", "standard deviation in grey levels"),
     ):
         _option(augmentation, name, float, getattr(Augmentation, name), text)
     augmentation.add_argument("--no-flip", dest="flip", action="store_false", help="never mirror left and right")

@@ -36,7 +36,30 @@ def vary(raster: np.ndarray, augmentation: Augmentation, size: int, random: np.r
         matrix = tuple(v / (raster.shape[0] / size) for v in matrix)
     varied = picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     curve = np.clip(255 * (np.arange(256) / 255 * gain) ** gamma, 0, 255)
-    return np.asarray(varied.point(curve.round().astype(int).tolist()))
+    return _worsened(varied.point(curve.round().astype(int).tolist()), augmentation, random)
+
+
+def _worsened(picture: Image.Image, augmentation: Augmentation, random: np.random.Generator) -> np.ndarray:
+    """As another scanner might have taken it: less sharp, unevenly bright, noisy; each half of the time."""
+    size = picture.size
+    if augmentation.coarse and random.random() < 0.5:
+        side = max(1, round(size[0] * (1 - random.uniform(0, augmentation.coarse))))
+        picture = picture.resize((side, side), Image.Resampling.BILINEAR).resize(size, Image.Resampling.BILINEAR)
+    uneven = augmentation.bias and random.random() < 0.5
+    noisy = augmentation.noise and random.random() < 0.5
+    if not uneven and not noisy:
+        return np.asarray(picture)
+    grey = np.asarray(picture, np.float32)
+    if uneven:
+        # Three by three points that a smooth field runs through.
+        points = 2 ** random.uniform(-augmentation.bias, augmentation.bias, (3, 3)).astype(np.float32)
+        grey = grey * np.asarray(Image.fromarray(points).resize(size, Image.Resampling.BICUBIC))
+    if noisy:
+        deviation = random.uniform(0, augmentation.noise)
+        # Of a magnitude picture: Rician (Gudbjartsson & Patz 1995).
+        real, imaginary = random.standard_normal((2, *grey.shape), np.float32) * deviation
+        grey = np.hypot(grey + real, imaginary)
+    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
 @dataclass
@@ -55,6 +78,7 @@ class Feed(keras.utils.PyDataset):
     augmentation: Augmentation | None = None
     one_per_group: bool = False
     shuffle: bool = False
+    mixup: float = 0.0
     seed: int = 0
     _epoch: int = field(init=False, default=0)
     _order: np.ndarray = field(init=False)
@@ -86,7 +110,11 @@ class Feed(keras.utils.PyDataset):
         chosen = self._order[index * self.batch : (index + 1) * self.batch]
         random = np.random.default_rng((self.seed, self._epoch, index))
         grey = np.stack([self._one(self.pixels[i], random) for i in chosen]).astype(np.float32)
-        return np.repeat(grey[..., None], 3, axis=-1), np.eye(len(LABELS), dtype=np.float32)[self._targets[chosen]]
+        wanted = np.eye(len(LABELS), dtype=np.float32)[self._targets[chosen]]
+        if self.mixup:
+            share = np.float32(random.beta(self.mixup, self.mixup))
+            grey, wanted = (share * each + (1 - share) * each[::-1] for each in (grey, wanted))
+        return np.repeat(grey[..., None], 3, axis=-1), wanted
 
     def _one(self, raster: np.ndarray, random: np.random.Generator) -> np.ndarray:
         if self.augmentation:

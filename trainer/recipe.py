@@ -9,6 +9,7 @@ from slicewise.worker.errors import Misconfigured
 
 SPLITS = ("random", "group", "fold", "official")
 SCHEDULES = ("constant", "cosine")
+NETWORKS = ("reference", "residual", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Augmentation:
     """How far a training picture may stray from its source. Zero switches a part off.
 
     `rotation` in degrees, `scale` and `shift` as shares of the side, `flip` horizontally with probability
-    one half, `gain` and `gamma` as spreads of log2: brightness and contrast leak the class in the public sets.
+    one half, `gain` and `gamma` as spreads of log2: brightness and contrast leak the class in the public sets. `bias` is
+    the same for a brightness that drifts across the picture, as a coil's does; `coarse` the largest share of the
+    resolution that is lost; `noise` the largest standard deviation added, in grey levels of 255.
     """
 
     rotation: float = 10.0
@@ -37,6 +40,9 @@ class Augmentation:
     flip: bool = True
     gain: float = 0.3
     gamma: float = 0.3
+    bias: float = 0.0
+    coarse: float = 0.0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,17 @@ class Recipe:
         A value out of its range.
     """
 
+    network: str = "reference"
     epochs: int = 20
     batch: int = 32
     learning_rate: float = 1e-3
     schedule: str = "constant"
     """``constant`` or ``cosine`` (one epoch of warm-up, then down to zero)."""
+    weight_decay: float = 0.0
+    """Of AdamW, for kernels only; 0 is Adam."""
     dropout: float = 0.3
+    mixup: float = 0.0
+    """Alpha of the Beta distribution by which two pictures and their labels are mixed (Zhang et al. 2018); 0 is off."""
     label_smoothing: float = 0.0
     averaging: float = 0.0
     """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
@@ -66,15 +77,16 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise Misconfigured(f"no schedule is called {self.schedule}: {' or '.join(SCHEDULES)}")
+        for name, known in (("network", NETWORKS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise Misconfigured(f"no {name} is called {getattr(self, name)}: {' or '.join(known)}")
         if not self.learning_rate > 0:
             raise Misconfigured(f"the learning rate is {self.learning_rate:g}: give one above 0")
         # Below 94 the last pooling of the reference network has nothing left.
         for name, least in (("epochs", 1), ("batch", 1), ("size", 94), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise Misconfigured(f"{name} is {getattr(self, name)}: give at least {least}")
-        for name in ("dropout", "label_smoothing", "averaging"):
+        for name in ("weight_decay", "mixup", "dropout", "label_smoothing", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise Misconfigured(f"{name} is {getattr(self, name):g}: give a value from 0 to below 1")
 

@@ -15,7 +15,7 @@ from slicewise.export.describe import provenance
 from slicewise.export.run import Run, make_folder, write_json
 from slicewise.trainer import callbacks, data
 from slicewise.trainer.feed import Feed
-from slicewise.trainer.network import reference, transfer
+from slicewise.trainer.network import build, transfer
 from slicewise.trainer.recipe import Recipe
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION
@@ -28,7 +28,7 @@ _EPOCH_MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 class Trained:
     """A finished run: the network, and the validation pictures with its answers, ``(N, 4) float32``."""
 
-    network: keras.Sequential
+    network: keras.Model
     validation: data.Rasters
     probabilities: np.ndarray
 
@@ -36,7 +36,7 @@ class Trained:
 def train(
     split: data.Split, recipe: Recipe, folder: Path, *, initial: Path | None = None, resume: bool = False
 ) -> Trained:
-    """Train the reference network and leave everything about it in `folder` (see `slicewise.export.run.Run`).
+    """Train a network and leave everything about it in `folder` (see `slicewise.export.run.Run`).
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ def train(
         augmentation=recipe.augmentation,
         one_per_group=recipe.one_per_group,
         shuffle=True,
+        mixup=recipe.mixup,
         seed=recipe.seed,
     )
     held = Feed(validation.pixels, validation.examples, recipe.batch, size=recipe.size)
@@ -124,8 +125,8 @@ def _record(run: Run, description: dict[str, Any], *, resume: bool) -> None:
     write_json(run.record, description)
 
 
-def _fresh(recipe: Recipe, steps: int, initial: Path | None) -> keras.Sequential:
-    network = reference(recipe.size, recipe.dropout)
+def _fresh(recipe: Recipe, steps: int, initial: Path | None) -> keras.Model:
+    network = build(recipe.network, recipe.size, recipe.dropout)
     if initial:
         transfer(keras.models.load_model(initial, compile=False), network)
     rate: float | keras.optimizers.schedules.LearningRateSchedule = recipe.learning_rate
@@ -136,17 +137,23 @@ def _fresh(recipe: Recipe, steps: int, initial: Path | None) -> keras.Sequential
             warmup_target=recipe.learning_rate,
             warmup_steps=steps,
         )
+    optimiser = keras.optimizers.AdamW(
+        rate,
+        weight_decay=recipe.weight_decay,
+        use_ema=recipe.averaging > 0,
+        ema_momentum=recipe.averaging or 0.99,
+        ema_overwrite_frequency=None,
+    )
+    optimiser.exclude_from_weight_decay([weight for weight in network.trainable_weights if len(weight.shape) < 2])
     network.compile(
-        keras.optimizers.Adam(
-            rate, use_ema=recipe.averaging > 0, ema_momentum=recipe.averaging or 0.99, ema_overwrite_frequency=None
-        ),
+        optimiser,
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
     )
     return network
 
 
-def _fit(network: keras.Sequential, feed: Feed, held: Feed, recipe: Recipe, run: Run) -> None:
+def _fit(network: keras.Model, feed: Feed, held: Feed, recipe: Recipe, run: Run) -> None:
     # The checkpoint alone says how far the run is: a second file beside it could disagree after a kill.
     done = int(network.optimizer.iterations) // len(feed)
     feed.begin(done)

@@ -191,7 +191,7 @@ def _stored(port, body):
 
 
 def test_nothing_is_lost_and_nothing_is_counted_twice(world, files, opened, small_model, tmp_path):
-    print(f"chaos: {KILLS} kills, seed {SEED}")
+    print(f"chaos: {KILLS} kills, seed {SEED}", flush=True)
     over, sent, broken = threading.Event(), [], []
     feeds = (submitter, dropper, modality, archive)
     feeders = [_thread(lambda feed=feed: feed(world, files, over, sent), broken) for feed in feeds]

@@ -142,6 +142,8 @@ class World:
             with suppress(ProcessLookupError):
                 os.kill(choose.choice(sorted(alive)), signal.SIGKILL)
                 self.kills[kind] += 1
+                if self.kills.total() % 100 == 0:
+                    print(f"chaos: {self.kills.total()} killed", flush=True)
 
     def killing(self, *kinds: str) -> None:
         """Let these kinds of slicewise's processes be victims."""

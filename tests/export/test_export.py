@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from slicewise.export import verify
 from slicewise.export.convert import NOTICE, convert
 from slicewise.export.describe import describe
 from slicewise.export.run import Run, write_json
-from slicewise.trainer.network import reference
+from slicewise.trainer.network import build, reference
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION
 from slicewise.worker.model import session
-from slicewise.worker.model.bundle import Description
+from slicewise.worker.model.bundle import EVIDENCE, FEATURES, PROBABILITIES, Description
 
 LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
 DESCRIPTION = Description("reference", LABELS, PREPROCESS_VERSION, training={"split": "é"}, metrics={"validation": {}})
@@ -185,3 +188,25 @@ def test_runs_that_cannot_be_described(run):
         describe(run)
     with pytest.raises(Misconfigured, match="holds no run"):
         describe(Run(run.folder / "absent"))
+
+
+@pytest.mark.parametrize("name", ["residual", "hybrid"])
+def test_a_small_network_is_exported_with_what_its_answer_rests_on(name, slices, tmp_path):
+    keras.utils.set_random_seed(1)
+    small = build(name)
+    # As trained: statistics that are not those of a new layer.
+    random = np.random.default_rng(1)
+    small.set_weights([w + random.uniform(0, 0.05, w.shape).astype(w.dtype) for w in small.get_weights()])
+    described = replace(DESCRIPTION, name=name)
+    output = tmp_path / f"{name}.onnx"
+    rasters = verify.real_slices([slices])[:9]
+    found = verify.write(convert(small, described), output, small, rasters)
+    assert max(found.values()) <= 1e-5
+    running = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    colour = np.repeat(rasters[..., None], 3, axis=-1).astype(np.float32)
+    answers, features, evidence = running.run([PROBABILITIES, FEATURES, EVIDENCE], {"slices": colour})
+    assert (answers.shape, features.shape, evidence.shape) == ((9, 4), (9, 192), (9, 10, 10, 4))
+    logits = evidence.mean(axis=(1, 2))
+    np.testing.assert_allclose(answers, keras.ops.softmax(logits), atol=1e-5)
+    np.testing.assert_allclose(session.load(output).probabilities(rasters), answers, atol=1e-6)
+    assert convert(small, described).SerializeToString() == output.read_bytes()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from slicewise.trainer.data import LABELS, Example
 from slicewise.trainer.feed import Feed, vary
 from slicewise.trainer.recipe import Augmentation
 
 COUNT = 22
+OFF = Augmentation(rotation=0, scale=0, shift=0, flip=False, gain=0, gamma=0)
 
 
 @pytest.fixture
@@ -78,12 +81,33 @@ def test_one_picture_of_each_group(pixels, examples):
 
 def test_augmentation_that_is_off_changes_nothing():
     raster = np.random.default_rng(0).integers(0, 256, (150, 150)).astype(np.uint8)
-    off = Augmentation(rotation=0, scale=0, shift=0, flip=False, gain=0, gamma=0)
-    np.testing.assert_array_equal(vary(raster, off, 150, np.random.default_rng(0)), raster)
+    np.testing.assert_array_equal(vary(raster, OFF, 150, np.random.default_rng(0)), raster)
+
+
+@pytest.mark.parametrize("worse", [{"bias": 0.5}, {"coarse": 0.6}, {"noise": 8.0}], ids=lambda worse: next(iter(worse)))
+def test_worse_pictures_half_of_the_time(worse):
+    """Whatever is done to a picture leaves most of it as it is, and is done to some pictures only."""
+    raster = np.asarray(
+        Image.fromarray(np.random.default_rng(0).integers(60, 120, (15, 15)).astype(np.uint8)).resize((150, 150))
+    )
+    varied = [vary(raster, replace(OFF, **worse), 150, np.random.default_rng(seed)) for seed in range(40)]
+    same = sum(np.array_equal(one, raster) for one in varied)
+    assert 8 <= same <= 32
+    for one in varied:
+        assert np.corrcoef(one.ravel(), raster.ravel())[0, 1] > 0.5
+
+
+def test_mixed_pictures_have_mixed_labels(pixels, examples):
+    feed = Feed(pixels, examples, batch=COUNT, mixup=0.4, seed=3)
+    mixed, labels = feed[0]
+    plain, wanted = Feed(pixels, examples, batch=COUNT)[0]
+    share = (mixed[0, 0, 0, 0] - plain[-1, 0, 0, 0]) / (plain[0, 0, 0, 0] - plain[-1, 0, 0, 0])
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed, share * plain + (1 - share) * plain[::-1], atol=1e-3)
+    np.testing.assert_allclose(labels, share * wanted + (1 - share) * wanted[::-1], atol=1e-5)
 
 
 def test_flip_mirrors_left_and_right():
     raster = np.random.default_rng(0).integers(0, 256, (150, 150)).astype(np.uint8)
-    only_flip = Augmentation(rotation=0, scale=0, shift=0, flip=True, gain=0, gamma=0)
-    varied = [vary(raster, only_flip, 150, np.random.default_rng(seed)) for seed in range(8)]
+    varied = [vary(raster, replace(OFF, flip=True), 150, np.random.default_rng(seed)) for seed in range(8)]
     assert {v.tobytes() for v in varied} == {raster.tobytes(), raster[:, ::-1].tobytes()}

@@ -1,4 +1,4 @@
-"""The reference network is the published one, layer for layer."""
+"""The reference network is the published one, layer for layer; the small ones are small, and answer by the mean of a map."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from slicewise.trainer.network import reference, transfer
+from slicewise.export.run import FEATURE_MAP, FEATURES, LOGITS
+from slicewise.trainer.network import build, reference, residual, transfer
+from slicewise.trainer.recipe import NETWORKS
+from slicewise.worker.errors import Misconfigured
 
 # Output shape without the batch, parameters: layers without parameters are those between them.
 PUBLISHED = [
@@ -67,3 +70,36 @@ def test_transfer_starts_from_the_mean_over_the_map(network):
     for old, new in zip(small.layers, network.layers, strict=True):
         if isinstance(old, keras.layers.Conv2D):
             np.testing.assert_array_equal(old.kernel, new.kernel)
+
+
+@pytest.fixture(scope="module", params=["residual", "hybrid"])
+def small(request) -> keras.Model:
+    return build(request.param)
+
+
+def test_a_small_network_answers_by_the_mean_of_its_map(small):
+    """So what a place of the map says for a class adds up to the answer."""
+    assert small.count_params() < 1_400_000
+    slices = np.random.default_rng(0).uniform(0, 255, (2, 150, 150, 3)).astype(np.float32)
+    named = [small.get_layer(name).output for name in (FEATURE_MAP, FEATURES, LOGITS)]
+    seen, features, logits = keras.Model(small.input, named)(slices)
+    assert seen.shape == (2, 10, 10, 192)
+    dense = small.get_layer(LOGITS)
+    of_places = np.asarray(seen) @ np.asarray(dense.kernel) + np.asarray(dense.bias)
+    np.testing.assert_allclose(of_places.mean(axis=(1, 2)), logits, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features, np.asarray(seen).mean(axis=(1, 2)), rtol=1e-3, atol=1e-5)
+    answers = small(slices)
+    np.testing.assert_allclose(answers, keras.ops.softmax(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_every_name_is_a_network_of_that_name():
+    assert [build(name, 94).name for name in NETWORKS] == list(NETWORKS)
+
+
+def test_transfer_between_sizes_and_not_between_networks(network):
+    first, second = residual(94), residual(110)
+    transfer(first, second)
+    for old, new in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(Misconfigured, match="--network residual"):
+        transfer(first, network)

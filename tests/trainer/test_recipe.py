@@ -13,6 +13,7 @@ from slicewise.worker.errors import Misconfigured
 def test_published_defaults():
     recipe = Recipe()
     assert (recipe.epochs, recipe.batch, recipe.learning_rate, recipe.size) == (20, 32, 1e-3, 150)
+    assert (recipe.network, recipe.mixup, recipe.weight_decay) == ("reference", 0, 0)
     assert recipe.augmentation.rotation
     assert recipe.augmentation.scale
     assert recipe.augmentation.flip
@@ -31,6 +32,9 @@ def test_round_trip():
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"schedule": "linear"},
+        {"network": "resnet"},
+        {"weight_decay": -0.1},
+        {"mixup": 1.0},
         {"dropout": 1.0},
         {"averaging": -0.1},
         {"label_smoothing": float("nan")},

@@ -17,6 +17,9 @@ from slicewise.worker.imaging import PREPROCESS_VERSIONS, SIZE
 
 METADATA_KEY = "slicewise.bundle"
 CONTRACT = 1
+PROBABILITIES, FEATURES, EVIDENCE = "probabilities", "features", "evidence"
+"""A bundle's outputs, of which only the first must be there: ``(N, labels)``; ``(N, channels)``, the means of the last
+feature map; ``(N, h, w, labels)``, what each place of that map says for each class before the softmax of their mean."""
 DEFAULT = Path(__file__).with_name("reference.onnx")
 """The bundle shipped with the package."""
 

@@ -65,7 +65,7 @@ class Model:
         grey = np.zeros((_padded(count), *rasters.shape[1:]), np.float32)
         grey[:count] = rasters
         (answer,) = self._session.run(
-            None, {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
+            [bundle.PROBABILITIES], {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
         )
         return np.asarray(answer)[:count]
 
