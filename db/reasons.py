@@ -1,4 +1,4 @@
-"""Why an input was refused: the codes that stand in the database and in every answer."""
+"""Why an input was refused, or an answer withheld: the codes that stand in the database and in every answer."""
 
 from __future__ import annotations
 
@@ -24,4 +24,11 @@ class RefusalReason(StrEnum):
     COLOUR = "colour"
     BLANK = "blank"
     NO_HEAD = "no_head"
+    UNFAMILIAR = "unfamiliar"
     KILLED_THE_WORKER = "killed_the_worker"
+
+
+class AbstentionReason(StrEnum):
+    """Why a slice that can be assessed has no label."""
+
+    UNCERTAIN = "uncertain"

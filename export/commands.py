@@ -39,12 +39,18 @@ def _export(options: argparse.Namespace) -> int:
     import keras
 
     from slicewise.export.convert import convert
+    from slicewise.export.doubt import Doubt
 
     network = keras.models.load_model(run.model, compile=False)
-    found = verify.write(convert(network, description), options.output, network, rasters)
+    doubt = Doubt.load(run.doubt)
+    found = verify.write(
+        convert(network, description, doubt.familiar if doubt else None), options.output, network, rasters
+    )
     for batch, difference in found.items():
         print(f"batch {batch:>2}: Keras and ONNX differ by at most {difference:.1e} on {len(rasters)} real slices")
     print(f"{options.output}: sha256 {bundle.sha256(options.output)}")
+    if not doubt:
+        print(f"no {run.doubt.name} in {run.folder}: the bundle gives every slice a label")
     if not description.metrics:
         print(f"no {run.metrics.name} in {run.folder}: the bundle says nothing of its accuracy")
     return 0

@@ -10,23 +10,26 @@ import tensorflow as tf
 import tf2onnx
 
 from slicewise.export import run
+from slicewise.export.doubt import Familiar
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import SIZE
-from slicewise.worker.model.bundle import EVIDENCE, FEATURES, METADATA_KEY, PROBABILITIES, Description
+from slicewise.worker.model.bundle import DISTANCES, EVIDENCE, METADATA_KEY, PROBABILITIES, Description
 
 OPSET = 17
 NOTICE = "Research use only. Not a medical device: no result may guide the care of a patient."
 _INPUT = "slices"
 
 
-def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
+def convert(network: keras.Model, description: Description, familiar: Familiar | None = None) -> onnx.ModelProto:
     """Convert a network and attach what it says of itself.
 
     Parameters
     ----------
     network
         Input ``(N, 150, 150, 3) float32`` in [0, 255], output ``(N, len(labels)) float32`` probabilities. Where the answer
-        is the mean of a map, the bundle has the map and the features as further outputs.
+        is the mean of a map, the bundle has what the map says as a further output.
+    familiar
+        Where the features of known pictures lie: a further output is how far away a slice is.
 
     Returns
     -------
@@ -47,7 +50,7 @@ def convert(network: keras.Model, description: Description) -> onnx.ModelProto:
         )
     signature = [tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32, name=_INPUT)]
 
-    forward = _published(network) if isinstance(network, keras.Sequential) else _explained(network)
+    forward = _published(network) if isinstance(network, keras.Sequential) else _explained(network, familiar)
     traced = tf.function(forward, input_signature=signature, autograph=False)
     # from_keras does not understand Keras 3.
     model: onnx.ModelProto = tf2onnx.convert.from_function(traced, input_signature=signature, opset=OPSET)[0]
@@ -75,7 +78,7 @@ def _published(network: keras.Sequential) -> Callable[[tf.Tensor], dict[str, tf.
     return forward
 
 
-def _explained(network: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def _explained(network: keras.Model, familiar: Familiar | None) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """With what the answer rests on: it is the mean of a map, which the exported graph gives as well."""
     dense = network.get_layer(run.LOGITS)
     named = [network.get_layer(name).output for name in (run.FEATURE_MAP, run.FEATURES)]
@@ -83,13 +86,21 @@ def _explained(network: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tenso
 
     def forward(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         seen, features, answer = inner(slices, training=False)
-        return {PROBABILITIES: answer, FEATURES: features, EVIDENCE: tf.matmul(seen, dense.kernel) + dense.bias}
+        found = {PROBABILITIES: answer, EVIDENCE: tf.matmul(seen, dense.kernel) + dense.bias}
+        if familiar:
+            # As `Familiar.distances`.
+            apart = tf.matmul(features, familiar.whitening)[:, None] - familiar.centres
+            found[DISTANCES] = tf.sqrt(tf.reduce_min(tf.reduce_mean(apart**2, axis=-1), axis=1))
+        return found
 
     return forward
 
 
 def _renumber(graph: onnx.GraphProto) -> None:
-    """Number names in the order of their use: Keras's and tf2onnx's own, and their order, differ from time to time."""
+    """Put nodes, and numbers for their names, in the order of their use: Keras's and tf2onnx's differ from time to time."""
+    nodes = _in_order(graph)
+    del graph.node[:]
+    graph.node.extend(nodes)
     known: dict[str, str] = {"": "", **{value.name: value.name for value in (*graph.input, *graph.output)}}
 
     def plain(name: str) -> str:
@@ -106,3 +117,20 @@ def _renumber(graph: onnx.GraphProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend(sorted(weights, key=lambda weight: order.index(weight.name)))
     graph.ClearField("doc_string")
+
+
+def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Every node after those whose outputs it takes, as one comes to them from the graph's outputs."""
+    makers = {output: node for node in graph.node for output in node.output}
+    ordered: dict[str, onnx.NodeProto] = {}
+
+    def visit(name: str) -> None:
+        node = makers.get(name)
+        if node is not None and node.name not in ordered:
+            for taken in node.input:
+                visit(taken)
+            ordered[node.name] = onnx.NodeProto.FromString(node.SerializeToString())
+
+    for value in graph.output:
+        visit(value.name)
+    return list(ordered.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from slicewise.export.doubt import Doubt
 from slicewise.export.run import Run
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import SIZE
@@ -39,10 +40,14 @@ def describe(run: Run) -> Description:
             f"{run.folder} was trained at {size}x{size}, the worker makes {SIZE}x{SIZE}: go on at {SIZE} with "
             f"'slicewise train --initial {run.model}'"
         )
+    doubt = Doubt.load(run.doubt)
     return Description(
         name=recorded["recipe"].get("network", "reference"),
         labels=tuple(recorded["labels"]),
         preprocess_version=recorded["preprocess_version"],
         training=provenance(recorded),
+        temperature=doubt.temperature if doubt else None,
+        abstain_below=doubt.abstain_below if doubt else None,
+        unfamiliar_above=doubt.familiar.limit if doubt and doubt.familiar else None,
         metrics={"validation": json.loads(run.metrics.read_text(encoding="utf-8"))} if run.metrics.exists() else {},
     )

@@ -20,7 +20,7 @@ class Run:
 
     ``run.json`` says what was trained on what, ``checkpoint.keras`` is the state after the last finished epoch,
     ``model.keras`` the trained network without its optimiser, ``history.csv`` one row an epoch, ``metrics.json``
-    what was measured on the validation pictures and ``predictions.json`` the answer for each of them.
+    what was measured on the validation pictures, ``doubt.npz`` when its answer is not to be given, and ``predictions.json`` the answer for each of them.
     """
 
     folder: Path
@@ -44,6 +44,10 @@ class Run:
     @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
+
+    @property
+    def doubt(self) -> Path:
+        return self.folder / "doubt.npz"
 
     @property
     def predictions(self) -> Path:

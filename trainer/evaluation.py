@@ -179,7 +179,7 @@ def score(
     """Run a bundle over pictures, as a worker would."""
     model = session.load(bundle_path, provider)
     decoded = data.rasters(examples)
-    return Scored(model.labels, model.probabilities(decoded.pixels), decoded, model.description.training)
+    return Scored(model.labels, model.score(decoded.pixels).probabilities, decoded, model.description.training)
 
 
 def held_out(scored: Scored, split: data.Split) -> str:

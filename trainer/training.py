@@ -13,13 +13,14 @@ from rich.console import Console
 
 from slicewise.export.describe import provenance
 from slicewise.export.run import Run, make_folder, write_json
-from slicewise.trainer import callbacks, data
+from slicewise.trainer import callbacks, data, doubt
 from slicewise.trainer.feed import Feed
 from slicewise.trainer.network import build, transfer
 from slicewise.trainer.recipe import Recipe
 from slicewise.worker.errors import Misconfigured
-from slicewise.worker.imaging import PREPROCESS_VERSION
+from slicewise.worker.imaging import PREPROCESS_VERSION, SIZE
 from slicewise.worker.model import bundle
+from slicewise.worker.model.session import tempered
 
 _EPOCH_MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -80,6 +81,11 @@ def train(
     _fit(network, feed, held, recipe, run)
     network.save(run.model, include_optimizer=False)
     probabilities = network.predict(held, verbose=0)
+    if recipe.size == SIZE:
+        fitted = doubt.fit(network, training, validation, probabilities)
+        fitted.save(run.doubt)
+        # As it will serve.
+        probabilities = tempered(probabilities, fitted.temperature)
     return Trained(network, validation, probabilities)
 
 

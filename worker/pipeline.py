@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from slicewise.db.reasons import RefusalReason
+from slicewise.db.reasons import AbstentionReason, RefusalReason
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import Patient, Slice, limits, open_scan, to_raster
@@ -139,12 +139,12 @@ def _awaited(decoding: Future[Prepared], tick: Callable[[], None]) -> Prepared:
 
 
 class _Batch:
-    """Rasters that wait for the network, and the probabilities that came back, by ticket."""
+    """Rasters that wait for the network, and what it said of them, by ticket."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._rasters: deque[np.ndarray] = deque()
-        self._answers: dict[int, np.ndarray] = {}
+        self._answers: dict[int, tuple[np.ndarray, float]] = {}
         self._given = 0
         self._done = 0
 
@@ -167,14 +167,14 @@ class _Batch:
     def score(self) -> None:
         """Run one batch, or what there is of one."""
         rasters = [self._rasters.popleft() for _ in range(min(BATCH, len(self._rasters)))]
-        for row in self._model.probabilities(np.stack(rasters)):
-            self._answers[self._done] = row
+        for row, distance in zip(*self._model.score(np.stack(rasters)), strict=True):
+            self._answers[self._done] = row, float(distance)
             self._done += 1
 
     def scored(self, tickets: list[int]) -> bool:
         return not tickets or tickets[-1] < self._done
 
-    def take(self, ticket: int) -> np.ndarray:
+    def take(self, ticket: int) -> tuple[np.ndarray, float]:
         return self._answers.pop(ticket)
 
 
@@ -190,7 +190,7 @@ def _answer(
         # A refused frame of a sound file names the model in charge: another model's run must answer it again.
         _refused(frame, number, model.sha256)
         if isinstance(frame, Refused)
-        else _labelled(model, batch.take(next(remaining)), number)
+        else _judged(model, *batch.take(next(remaining)), number)
         for number, frame in enumerate(prepared.frames, start=1)
     )
     return key, prepared, answers
@@ -200,13 +200,24 @@ def _refused(refusal: Refused, frame: int, model_sha256: str) -> Answer:
     return Answer(frame, Outcome.REFUSED, model_sha256, reason=refusal.reason, detail=refusal.detail)
 
 
-def _labelled(model: Model, probabilities: np.ndarray, frame: int) -> Answer:
+def _judged(model: Model, probabilities: np.ndarray, distance: float, frame: int) -> Answer:
+    """The answer to a slice; none is given where the network is in doubt."""
+    limit, least = model.description.unfamiliar_above, model.description.abstain_below
+    if limit is not None and not distance <= limit:
+        detail = (
+            f"unlike the pictures that the network was trained on: a distance of {distance:.3g}, at most {limit:.3g}"
+        )
+        return _refused(Refused(RefusalReason.UNFAMILIAR, detail), frame, model.sha256)
+    best = int(probabilities.argmax())
+    doubtful = least is not None and not probabilities[best] >= least
     return Answer(
         frame,
-        Outcome.LABELLED,
+        Outcome.ABSTAINED if doubtful else Outcome.LABELLED,
         model.sha256,
-        label=model.labels[int(probabilities.argmax())],
+        label=None if doubtful else model.labels[best],
         probabilities={label: float(p) for label, p in zip(model.labels, probabilities, strict=True)},
+        reason=AbstentionReason.UNCERTAIN if doubtful else None,
+        detail=f"at most {probabilities[best]:.3f} for one class, a label needs {least:.3f}" if doubtful else None,
         provider=model.provider,
     )
 

@@ -49,7 +49,7 @@ def measure(scratch: Path, count: int, rounds: int, provider: str) -> dict[str, 
             rasters = np.stack([r for path in sorted(folder.iterdir()) for r in prepare(path).frames])
             contenders: dict[str, tuple[Callable[[], object], int]] = {
                 "slicewise run (service up)": (lambda folder=folder: submit(folder), count),
-                "bare ONNX Runtime, batch 32": (lambda rasters=rasters: model.probabilities(rasters), count),
+                "bare ONNX Runtime, batch 32": (lambda rasters=rasters: model.score(rasters), count),
                 "keras predict, one image a call": (keras_predict(rasters[: count // 8]), count // 8),
             }
             for name, (work, slices) in contenders.items():

@@ -13,12 +13,13 @@ import pytest
 from slicewise.export import verify
 from slicewise.export.convert import NOTICE, convert
 from slicewise.export.describe import describe
+from slicewise.export.doubt import Doubt, Familiar
 from slicewise.export.run import Run, write_json
 from slicewise.trainer.network import build, reference
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION
 from slicewise.worker.model import session
-from slicewise.worker.model.bundle import EVIDENCE, FEATURES, PROBABILITIES, Description
+from slicewise.worker.model.bundle import DISTANCES, EVIDENCE, PROBABILITIES, Description
 
 LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
 DESCRIPTION = Description("reference", LABELS, PREPROCESS_VERSION, training={"split": "é"}, metrics={"validation": {}})
@@ -71,7 +72,7 @@ def test_a_true_bundle_is_written_and_serves(converted, network, slices, tmp_pat
     model = session.load(output)
     assert model.description == DESCRIPTION
     colour = np.repeat(rasters[:9, ..., None], 3, axis=-1).astype(np.float32)
-    answers = model.probabilities(rasters[:9])
+    answers = model.score(rasters[:9]).probabilities
     np.testing.assert_allclose(answers, network.predict(colour, verbose=0), atol=1e-5)
     assert np.ptp(answers, axis=0).max() > 0.01
     assert output.read_bytes() == converted.SerializeToString()
@@ -174,6 +175,22 @@ def test_the_description_comes_from_the_run(run):
     assert "somebody" not in described.to_json()
 
 
+@pytest.mark.parametrize("familiar", [None, Familiar(np.eye(3, dtype=np.float32), np.zeros((4, 3), np.float32), 1.5)])
+def test_doubt_goes_from_the_run_into_the_bundle(run, familiar):
+    assert describe(run).temperature is describe(run).abstain_below is describe(run).unfamiliar_above is None
+    Doubt(1.3, 0.6, familiar).save(run.doubt)
+    described = describe(run)
+    assert (described.temperature, described.abstain_below) == (1.3, 0.6)
+    assert described.unfamiliar_above == (1.5 if familiar else None)
+    loaded = Doubt.load(run.doubt).familiar
+    assert (loaded is None) == (familiar is None)
+    if loaded:
+        np.testing.assert_array_equal(loaded.whitening, familiar.whitening)
+    run.doubt.write_bytes(run.doubt.read_bytes()[:-30])
+    with pytest.raises(Misconfigured, match=r"doubt\.npz is damaged"):
+        describe(run)
+
+
 def test_runs_that_cannot_be_described(run):
     recorded = run.read()
     write_json(run.record, {**recorded, "recipe": {"size": 94}})
@@ -197,16 +214,21 @@ def test_a_small_network_is_exported_with_what_its_answer_rests_on(name, slices,
     # As trained: statistics that are not those of a new layer.
     random = np.random.default_rng(1)
     small.set_weights([w + random.uniform(0, 0.05, w.shape).astype(w.dtype) for w in small.get_weights()])
-    described = replace(DESCRIPTION, name=name)
+    familiar = Familiar(*(random.normal(0, 0.1, (n, 192)).astype(np.float32) for n in (192, 4)), limit=3.0)
+    described = replace(DESCRIPTION, name=name, temperature=2.0, unfamiliar_above=familiar.limit)
     output = tmp_path / f"{name}.onnx"
     rasters = verify.real_slices([slices])[:9]
-    found = verify.write(convert(small, described), output, small, rasters)
+    found = verify.write(convert(small, described, familiar), output, small, rasters)
     assert max(found.values()) <= 1e-5
     running = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
     colour = np.repeat(rasters[..., None], 3, axis=-1).astype(np.float32)
-    answers, features, evidence = running.run([PROBABILITIES, FEATURES, EVIDENCE], {"slices": colour})
-    assert (answers.shape, features.shape, evidence.shape) == ((9, 4), (9, 192), (9, 10, 10, 4))
+    answers, distances, evidence = running.run([PROBABILITIES, DISTANCES, EVIDENCE], {"slices": colour})
+    assert (answers.shape, distances.shape, evidence.shape) == ((9, 4), (9,), (9, 10, 10, 4))
+    features = keras.Model(small.input, small.get_layer("features").output)(colour)
+    np.testing.assert_allclose(distances, familiar.distances(np.asarray(features)), rtol=1e-3)
     logits = evidence.mean(axis=(1, 2))
     np.testing.assert_allclose(answers, keras.ops.softmax(logits), atol=1e-5)
-    np.testing.assert_allclose(session.load(output).probabilities(rasters), answers, atol=1e-6)
-    assert convert(small, described).SerializeToString() == output.read_bytes()
+    scored = session.load(output).score(rasters)
+    np.testing.assert_allclose(scored.probabilities, keras.ops.softmax(logits / 2), atol=1e-5)
+    np.testing.assert_allclose(scored.distances, distances, rtol=1e-4)
+    assert convert(small, described, familiar).SerializeToString() == output.read_bytes()

@@ -113,7 +113,7 @@ def test_a_bundle_is_measured_as_it_serves(data_set):
     examples = find([data_set])
     answers = evaluation.score(bundle.DEFAULT, examples)
     model = session.load(bundle.DEFAULT)
-    np.testing.assert_array_equal(answers.probabilities, model.probabilities(answers.rasters.pixels))
+    np.testing.assert_array_equal(answers.probabilities, model.score(answers.rasters.pixels).probabilities)
     told = evaluation.evaluate(bundle.DEFAULT, examples, "all")
     assert told == answers.metrics("all")
     assert told["pictures"] == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, Outcome
 from slicewise.worker import pipeline
 from slicewise.worker.model import session
-from slicewise.worker.model.bundle import DEFAULT
+from slicewise.worker.model.bundle import DEFAULT, METADATA_KEY, Description
 
 
 @pytest.fixture(scope="module", params=["small", "shipped"])
@@ -143,3 +144,56 @@ def test_an_error_in_a_tick_ends_the_work(small, write_dicom, tmp_path):
 
     with pytest.raises(KeyError):
         answers(small, [write_dicom(tmp_path / "a.dcm")], tick=tick)
+
+
+# --- doubt -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubting(small_model, tmp_path):
+    """The small model, with a distance (the mean brightness) and bounds of its own."""
+
+    def make(**bounds):
+        import onnx
+
+        made = onnx.load(small_model)
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "along"))
+        made.graph.node.append(onnx.helper.make_node("ReduceMean", ["features", "along"], ["distances"], keepdims=0))
+        made.graph.output.append(onnx.helper.make_tensor_value_info("distances", onnx.TensorProto.FLOAT, ["N"]))
+        described = Description.from_metadata({p.key: p.value for p in made.metadata_props}, small_model)
+        onnx.helper.set_model_props(made, {METADATA_KEY: dataclasses.replace(described, **bounds).to_json()})
+        onnx.save(made, tmp_path / "doubting.onnx")
+        return session.load(tmp_path / "doubting.onnx", threads=1)
+
+    return make
+
+
+def test_an_answer_below_the_bound_is_withheld(small, doubting, write_study, tmp_path):
+    files = [path for path in sorted(write_study(tmp_path / "s", 20).iterdir()) if path.suffix != ".txt"]
+    plain = [given for (given,) in answers(small, files) if given.label]
+    middle = float(np.median([max(given.probabilities.values()) for given in plain]))
+    for before, (after,) in zip(plain, answers(doubting(abstain_below=middle), files), strict=True):
+        assert after.probabilities == before.probabilities
+        if max(before.probabilities.values()) >= middle:
+            assert (after.status, after.label, after.reason) == ("labelled", before.label, None)
+        else:
+            assert (after.status, after.label, after.reason) == ("abstained", None, "uncertain")
+            assert f"a label needs {middle:.3f}" in after.detail
+
+
+def test_the_bound_holds_for_probabilities_at_the_bundle_s_temperature(small, doubting, write_dicom, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm")
+    ((plain,),), ((cool,),) = (answers(model, [path]) for model in (small, doubting(temperature=3.0)))
+    assert max(cool.probabilities.values()) < max(plain.probabilities.values())
+    assert cool.label == plain.label
+    assert sum(cool.probabilities.values()) == pytest.approx(1)
+
+
+def test_what_is_unlike_all_that_is_known_is_refused(doubting, brain, write_dicom, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm")
+    ((near,),) = answers(doubting(unfamiliar_above=300.0), [path])
+    assert near.status == "labelled"
+    model = doubting(unfamiliar_above=1.0, abstain_below=1.1)
+    ((far,),) = answers(model, [path])
+    assert (far.status, far.label, far.reason, far.probabilities) == ("refused", None, "unfamiliar", None)
+    assert (far.frame, far.model_sha256) == (1, model.sha256)

@@ -17,9 +17,10 @@ from slicewise.worker.imaging import PREPROCESS_VERSIONS, SIZE
 
 METADATA_KEY = "slicewise.bundle"
 CONTRACT = 1
-PROBABILITIES, FEATURES, EVIDENCE = "probabilities", "features", "evidence"
-"""A bundle's outputs, of which only the first must be there: ``(N, labels)``; ``(N, channels)``, the means of the last
-feature map; ``(N, h, w, labels)``, what each place of that map says for each class before the softmax of their mean."""
+PROBABILITIES, DISTANCES, EVIDENCE = "probabilities", "distances", "evidence"
+"""A bundle's outputs, of which only the first must be there: ``(N, labels)``; ``(N,)``, how far the features of a slice
+lie from those of the nearest class; ``(N, h, w, labels)``, what each place of the last feature map says for each class:
+their mean, through a softmax, is the answer."""
 DEFAULT = Path(__file__).with_name("reference.onnx")
 """The bundle shipped with the package."""
 
@@ -43,7 +44,12 @@ class Description:
     metrics
         Figures measured, each with the split it was measured on.
     temperature
-        Calibration temperature, or None before calibration exists.
+        What the logits are divided by before the softmax (Guo et al. 2017), above 0; None for a network that has not been
+        calibrated.
+    abstain_below
+        A slice whose largest probability, by that temperature, is below has no label; None where it always has one.
+    unfamiliar_above
+        A slice whose distance is above is refused; None where there are no distances.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Description:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
+    abstain_below: float | None = None
+    unfamiliar_above: float | None = None
     contract: int = CONTRACT
 
     def to_json(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -30,6 +31,17 @@ class Provider(StrEnum):
 _NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
 
 
+class Scores(NamedTuple):
+    """What a network says of N slices.
+
+    `probabilities` is ``(N, labels) float32``, each row sums to 1; `distances` ``(N,) float32``, at least 0, or NaN where
+    the bundle knows none.
+    """
+
+    probabilities: np.ndarray
+    distances: np.ndarray
+
+
 @dataclass(frozen=True)
 class Model:
     """A loaded bundle. Build it with `load`, in the process that uses it (never before a fork)."""
@@ -43,7 +55,7 @@ class Model:
     def labels(self) -> tuple[str, ...]:
         return self.description.labels
 
-    def probabilities(self, rasters: np.ndarray) -> np.ndarray:
+    def score(self, rasters: np.ndarray) -> Scores:
         """Score slices.
 
         Parameters
@@ -53,21 +65,35 @@ class Model:
 
         Returns
         -------
-        numpy.ndarray
-            ``(N, len(labels)) float32``; each row sums to 1. A row depends on its slice alone, not on its
-            neighbours nor on how many they are.
+        Scores
+            By the bundle's own temperature. A row depends on its slice alone, not on its neighbours nor on how many they
+            are.
         """
-        answers = [self._batch(rasters[start : start + BATCH]) for start in range(0, len(rasters), BATCH)]
-        return np.concatenate(answers) if answers else np.empty((0, len(self.labels)), np.float32)
+        batches = [self._batch(rasters[start : start + BATCH]) for start in range(0, len(rasters), BATCH)]
+        if not batches:
+            return Scores(np.empty((0, len(self.labels)), np.float32), np.empty(0, np.float32))
+        probabilities, distances = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        return Scores(tempered(probabilities, self.description.temperature), distances)
 
-    def _batch(self, rasters: np.ndarray) -> np.ndarray:
+    def _batch(self, rasters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = len(rasters)
         grey = np.zeros((_padded(count), *rasters.shape[1:]), np.float32)
         grey[:count] = rasters
-        (answer,) = self._session.run(
-            [bundle.PROBABILITIES], {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
+        known = self.description.unfamiliar_above is not None
+        wanted = [bundle.PROBABILITIES, *([bundle.DISTANCES] if known else [])]
+        answers = self._session.run(
+            wanted, {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
         )
-        return np.asarray(answer)[:count]
+        distances = np.asarray(answers[1]) if known else np.full(len(grey), np.nan, np.float32)
+        return np.asarray(answers[0])[:count], distances[:count]
+
+
+def tempered(probabilities: np.ndarray, temperature: float | None) -> np.ndarray:
+    """Probabilities ``(N, labels)`` by a temperature: those of the logits divided by it (Guo et al. 2017)."""
+    if temperature is None:
+        return probabilities
+    powers = probabilities ** np.float32(1 / temperature)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _padded(count: int) -> int:

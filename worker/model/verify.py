@@ -23,8 +23,8 @@ def check(model: Model) -> list[Finding]:
         Provider, probabilities that sum to 1, and the same answer at every batch size.
     """
     rasters = sample_rasters()
-    together = model.probabilities(np.resize(rasters, (BATCH, *rasters.shape[1:])))[: len(rasters)]
-    alone = np.concatenate([model.probabilities(raster[None]) for raster in rasters])
+    together = model.score(np.resize(rasters, (BATCH, *rasters.shape[1:]))).probabilities[: len(rasters)]
+    alone = np.concatenate([model.score(raster[None]).probabilities for raster in rasters])
     apart = float(np.abs(together - alone).max())
     total = float(np.abs(together.sum(axis=1) - 1).max())
     return [
