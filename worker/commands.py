@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slicewise.worker import shell
+from slicewise.worker.stopping import Stop
 
 if TYPE_CHECKING:
     from slicewise.worker.intake import Submission
@@ -177,18 +178,15 @@ def _check_provider(settings: Settings) -> None:
 
 def _up(options: argparse.Namespace) -> int:
     import logging
-    import signal
-    import threading
 
     from slicewise.worker import service
     from slicewise.worker.errors import Misconfigured
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings, asked_to_stop = shell.settings(), threading.Event()
+    settings = shell.settings()
     _check_provider(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked_to_stop.set())
+    stop = Stop().on_signals()
     with service.claimed(settings.home) as ours:
         if not ours:
             raise Misconfigured(
@@ -196,7 +194,7 @@ def _up(options: argparse.Namespace) -> int:
             )
         with service.Service(settings) as running:
             print(f"slicewise is up in {settings.home}; logs in {settings.logs}; Ctrl-C stops it", flush=True)
-            while not asked_to_stop.wait(1.0):
+            while not stop.wait(1.0):
                 running.watch()
     return 0
 

@@ -6,13 +6,13 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.queue import child
+from slicewise.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def listen(address: str, port: int) -> socket.socket:
     return listening
 
 
-def keep_running(count: int, work: Callable[[], None], stop: threading.Event) -> None:
+def keep_running(count: int, work: Callable[[], None], stop: Stop) -> None:
     """Run `count` processes, start again whatever dies, and end them all when told to stop.
 
     Parameters

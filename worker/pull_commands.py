@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from slicewise.worker import shell
+from slicewise.worker.stopping import Stop
 
 if TYPE_CHECKING:
     import ssl
-    import threading
 
     import requests
 
@@ -203,19 +203,16 @@ _SHOWN = _COLUMNS[1:]
 
 
 def _pull(options: argparse.Namespace) -> int:
-    import signal
-    import threading
     from collections import Counter
     from dataclasses import asdict
 
     from slicewise.worker import report
 
     report.check(options.output)
-    wanted, stop = wanted_from(options), threading.Event()
+    wanted = wanted_from(options)
     # What a person has mistyped should be said before anything else.
     peer_from(options)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop().on_signals()
     with ExitStack() as stack:
         pulled = [asdict(one) for one in _pulled(options, wanted, stop, stack)]
     sums = Counter[str]()
@@ -233,7 +230,7 @@ def _pull(options: argparse.Namespace) -> int:
     return shell.INCOMPLETE if any(row["missing"] or row["reason"] for row in pulled) else 0
 
 
-def _pulled(options: argparse.Namespace, wanted: list[Wanted], stop: threading.Event, stack: ExitStack) -> Any:
+def _pulled(options: argparse.Namespace, wanted: list[Wanted], stop: Stop, stack: ExitStack) -> Any:
     from contextlib import closing
 
     from rich.console import Console

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from slicewise.worker import shell
+from slicewise.worker.stopping import Stop
 
 if TYPE_CHECKING:
     import socket
     import ssl
-    import threading
 
     from slicewise.worker.intake.receiving.callers import Callers
     from slicewise.worker.settings import Settings
@@ -61,8 +61,6 @@ def _network(text: str) -> Any:
 
 def _receive(options: argparse.Namespace) -> int:
     import logging
-    import signal
-    import threading
 
     from slicewise.worker import processes
 
@@ -71,11 +69,10 @@ def _receive(options: argparse.Namespace) -> int:
     settings, callers, tls = shell.settings(), _callers(options), shell.tls_server(options)
     # Asked here, so that a person hears of it; each receiver opens its own after the fork.
     shell.database(settings).close()
-    stop = threading.Event()
+    stop = Stop()
     with processes.listen(options.address, options.port) as listening:
         work = _work(options, settings, listening=listening, callers=callers, tls=tls, stop=stop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        stop.on_signals()
         _say_hello(options, settings, listening, tls)
         if options.processes == 1:
             work()
@@ -102,7 +99,7 @@ def _work(
     listening: socket.socket,
     callers: Callers,
     tls: ssl.SSLContext | None,
-    stop: threading.Event,
+    stop: Stop,
 ) -> Callable[[], None]:
     """What one receiver does."""
 

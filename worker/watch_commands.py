@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from slicewise.worker import shell
+from slicewise.worker.stopping import Stop
 
 if TYPE_CHECKING:
-    import threading
-
     from slicewise.db.engine import Database
     from slicewise.worker.intake.watch import Watch
     from slicewise.worker.settings import Settings
@@ -57,7 +56,6 @@ def _seconds(text: str) -> float:
 
 def _watch(options: argparse.Namespace) -> int:
     import logging
-    import signal
     import threading
 
     from slicewise.worker.intake.tree import Occupied
@@ -70,9 +68,7 @@ def _watch(options: argparse.Namespace) -> int:
     threading.excepthook = lambda broken: logging.getLogger(__name__).error(
         "a thread broke off: %s", broken.exc_type.__name__
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop().on_signals()
     try:
         with ExitStack() as stack:
             watches = _watches(options, settings, database, stack)
@@ -169,7 +165,7 @@ def _say_hello(options: argparse.Namespace, settings: Settings) -> None:
         )
 
 
-def _go_on(options: argparse.Namespace, watches: list[Watch], stop: threading.Event) -> None:
+def _go_on(options: argparse.Namespace, watches: list[Watch], stop: Stop) -> None:
     pause = min(0.5, options.quiet / 4)
     while not stop.is_set() and not all(watch.finished for watch in watches):
         for watch in watches:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from slicewise.worker import shell
+from slicewise.worker.stopping import Stop
 
 if TYPE_CHECKING:
     import socket
     import ssl
-    import threading
 
     from slicewise.worker.settings import Settings
     from slicewise.worker.web.door import Admission
@@ -57,8 +57,6 @@ def _token(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     import logging
-    import signal
-    import threading
 
     from slicewise.worker import processes
     from slicewise.worker.web.door import check_listening
@@ -69,10 +67,9 @@ def _serve(options: argparse.Namespace) -> int:
     check_listening(options.address, admission, tls=tls is not None)
     # Asked here, so that a person hears of it; each server opens its own after the fork.
     shell.database(settings).close()
-    stop = threading.Event()
+    stop = Stop()
     with processes.listen(options.address, options.port) as listening:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        stop.on_signals()
         _say_hello(settings, listening, admission, tls)
         work = _work(options, settings, listening=listening, admission=admission, tls=tls, stop=stop)
         if options.processes == 1:
@@ -104,7 +101,7 @@ def _work(
     listening: socket.socket,
     admission: Admission,
     tls: ssl.SSLContext | None,
-    stop: threading.Event,
+    stop: Stop,
 ) -> Callable[[], None]:
     """What one server does."""
 

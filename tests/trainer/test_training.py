@@ -115,7 +115,10 @@ def test_other_pictures_cannot_go_on(finished, data_set):
 @pytest.fixture(scope="module")
 def idle(parted, once, tmp_path_factory) -> tuple[Run, Recipe, str]:
     """A run that begins with another's network, learns nothing, and what it said."""
-    run, recipe = Run(tmp_path_factory.mktemp("runs") / "idle"), Recipe(epochs=6, batch=16, learning_rate=1e-30, size=110, patience=1)
+    run, recipe = (
+        Run(tmp_path_factory.mktemp("runs") / "idle"),
+        Recipe(epochs=6, batch=16, learning_rate=1e-30, size=110, patience=1),
+    )
     with contextlib.redirect_stderr(io.StringIO()) as told:
         training.train(parted, recipe, run.folder, initial=Run(once[0]).model)
     return run, recipe, told.getvalue()

@@ -7,12 +7,13 @@ import logging
 import signal
 import socket
 import ssl
-import threading
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from slicewise.worker.stopping import Stop
 
 # Connections of one process, uploads and questions together; what is above is answered 503.
 _CONNECTIONS = 256
@@ -86,7 +87,7 @@ def make(application: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Server:
     )
 
 
-def run(server: uvicorn.Server, listening: socket.socket, stop: threading.Event) -> None:
+def run(server: uvicorn.Server, listening: socket.socket, stop: Stop) -> None:
     """Serve until SIGTERM or SIGINT; one that came while this process was still starting is in `stop`."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)

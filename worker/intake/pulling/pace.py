@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from datetime import time as TimeOfDay  # noqa: N812 (its own name is the module's)
+
+from slicewise.worker.stopping import Stop
 
 
 class Stopped(Exception):
@@ -62,13 +63,13 @@ class Pace:
         *,
         rate: float | None = None,
         night: Night | None = None,
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
         say: Callable[[str], None] = lambda _text: None,
         now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rate, self._night, self._say = rate, night, say
-        self._stop = stop or threading.Event()
+        self._stop = stop or Stop()
         self._now, self._clock = now, clock
         self._free = clock()
 

@@ -6,7 +6,6 @@ import logging
 import select
 import socket
 import ssl
-import threading
 import time
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from slicewise.worker.intake.receiving.association import Receiving
 from slicewise.worker.intake.receiving.callers import Callers
 from slicewise.worker.intake.receiving.heading import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from slicewise.worker.intake.receiving.reception import Reception
+from slicewise.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Server:
         name = self._listening.getsockname()
         return str(name[0]), int(name[1])
 
-    def serve(self, stop: threading.Event) -> None:
+    def serve(self, stop: Stop) -> None:
         """Serve until told to stop, then let go of the peers: what is half received is finished first."""
         poll = select.poll()
         poll.register(self._listening, select.POLLIN)
