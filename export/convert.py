@@ -49,7 +49,6 @@ def convert(network: keras.Model, description: Description, familiar: Familiar |
             f"{expected[0]} to {expected[1]}: export the run it was trained in"
         )
     signature = [tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32, name=_INPUT)]
-
     forward = _published(network) if isinstance(network, keras.Sequential) else _explained(network, familiar)
     traced = tf.function(forward, input_signature=signature, autograph=False)
     # from_keras does not understand Keras 3.

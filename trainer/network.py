@@ -11,7 +11,6 @@ from keras import layers, ops
 
 from slicewise.export.run import FEATURE_MAP, FEATURES, LOGITS
 from slicewise.trainer.data import LABELS
-from slicewise.trainer.recipe import NETWORKS
 from slicewise.worker.errors import Misconfigured
 
 
@@ -33,9 +32,11 @@ def build(name: str, size: int = 150, dropout: float = 0.3) -> keras.Model:
         Input ``(N, size, size, 3) float32`` in [0, 255], scaled to [0, 1] inside the network; output
         ``(N, 4) float32``, probabilities in the order of `slicewise.trainer.data.LABELS`.
     """
-    makers: dict[str, Callable[[int, float], keras.Model]] = dict(
-        zip(NETWORKS, (reference, residual, hybrid), strict=True)
-    )
+    makers: dict[str, Callable[[int, float], keras.Model]] = {
+        "reference": reference,
+        "residual": residual,
+        "hybrid": hybrid,
+    }
     return makers[name](size, dropout)
 
 
