@@ -119,16 +119,16 @@ def print_results(rows: Sequence[dict[str, Any]], title: str) -> None:
     ):
         table.add_column(name, **options)  # type: ignore[arg-type]
     shown = rows[:_MOST_TABLE_ROWS]
-    above = _above([row["source"] for row in shown])
+    shared = above([row["source"] for row in shown])
     for row in shown:
-        table.add_row(*_table_cells(row, above), style=None if row["status"] == "labelled" else "dim")
+        table.add_row(*_table_cells(row, shared), style=None if row["status"] == "labelled" else "dim")
     console.print(table, markup=False)
     if len(rows) > _MOST_TABLE_ROWS:
         console.print(f"… and {len(rows) - _MOST_TABLE_ROWS} more: see them all with --format csv or json")
     console.print(summary(rows), markup=False)
 
 
-def _above(sources: Sequence[str]) -> str:
+def above(sources: Sequence[str]) -> str:
     """The folders that all sources share, but for the last: what is left tells them apart and fits a terminal."""
     if not sources or not all(source.startswith("/") for source in sources):
         return ""  # what came over the network has no folder
@@ -136,10 +136,10 @@ def _above(sources: Sequence[str]) -> str:
     return f"{shared}/".replace("//", "/")
 
 
-def _table_cells(row: dict[str, Any], above: str) -> list[str]:
+def _table_cells(row: dict[str, Any], shared: str) -> list[str]:
     probability = max(row["probabilities"].values()) if row["probabilities"] else None
     return [
-        row["source"].removeprefix(above),
+        row["source"].removeprefix(shared),
         str(row["frame"]) if row["frame"] else "",
         row["status"],
         row["label"] or "",

@@ -43,7 +43,7 @@ _COLUMNS = (
     "created_at",
     "superseded_at",
 )
-_SHOWN = ("series", "revision", "files", "labelled", "refused", "labels", "created_at", "superseded_at")
+_SHOWN = ("series", "revision", "files", "labelled", "abstained", "refused", "labels", "created_at", "superseded_at")
 
 
 def _series(options: argparse.Namespace) -> int:

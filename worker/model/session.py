@@ -75,17 +75,41 @@ class Model:
         probabilities, distances = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return Scores(tempered(probabilities, self.description.temperature), distances)
 
+    @property
+    def explains(self) -> bool:
+        """Whether the bundle says what each place of a slice speaks for."""
+        return any(output.name == bundle.EVIDENCE for output in self._session.get_outputs())
+
+    def evidence(self, rasters: np.ndarray) -> np.ndarray:
+        """What each place of a few slices says for each label; only where the bundle `explains`.
+
+        Parameters
+        ----------
+        rasters : numpy.ndarray
+            ``(N, 150, 150) uint8``, as for `score`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(N, h, w, labels) float32``. The mean over the places gives the logits: through a softmax, the
+            probabilities at temperature 1.
+        """
+        (said,) = self._run([bundle.EVIDENCE], rasters)
+        return said
+
     def _batch(self, rasters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.description.unfamiliar_above is None:
+            (probabilities,) = self._run([bundle.PROBABILITIES], rasters)
+            return probabilities, np.full(len(rasters), np.nan, np.float32)
+        probabilities, distances = self._run([bundle.PROBABILITIES, bundle.DISTANCES], rasters)
+        return probabilities, distances
+
+    def _run(self, wanted: list[str], rasters: np.ndarray) -> list[np.ndarray]:
         count = len(rasters)
         grey = np.zeros((_padded(count), *rasters.shape[1:]), np.float32)
         grey[:count] = rasters
-        known = self.description.unfamiliar_above is not None
-        wanted = [bundle.PROBABILITIES, *([bundle.DISTANCES] if known else [])]
-        answers = self._session.run(
-            wanted, {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
-        )
-        distances = np.asarray(answers[1]) if known else np.full(len(grey), np.nan, np.float32)
-        return np.asarray(answers[0])[:count], distances[:count]
+        given = {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
+        return [np.asarray(answer)[:count] for answer in self._session.run(wanted, given)]
 
 
 def tempered(probabilities: np.ndarray, temperature: float | None) -> np.ndarray:

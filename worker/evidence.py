@@ -1,0 +1,67 @@
+"""Where in a slice the answer lies: what the network's last map says, as an array and as a picture."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from slicewise.worker.imaging import SIZE
+
+_ENLARGED = 3
+
+# Where half of the most that is said for the label shows as half opaque.
+_OPACITY = 0.6
+
+
+def heat(evidence: np.ndarray, label: int) -> np.ndarray:
+    """How much each place of a slice speaks for a label (class activation mapping, Zhou et al. 2016).
+
+    Parameters
+    ----------
+    evidence : numpy.ndarray
+        ``(h, w, labels) float32``, of one slice, from `slicewise.worker.model.session.Model.evidence`.
+    label
+        Index of the label.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(150, 150) float32`` in [0, 1]: 1 where the most is said for it, 0 where nothing is, or something against it.
+
+    Notes
+    -----
+    A softmax does not care for what is said for all labels alike: a place counts by what it says beyond their mean.
+    """
+    beyond = evidence[..., label] - evidence.mean(axis=-1)
+    speaks = np.asarray(
+        Image.fromarray(np.maximum(beyond, 0).astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    )
+    most = float(speaks.max())
+    return speaks / np.float32(most) if most > 0 else np.zeros_like(speaks)
+
+
+def overlay(raster: np.ndarray, hot: np.ndarray) -> bytes:
+    """A slice with its heat over it, from nothing by red to yellow.
+
+    Parameters
+    ----------
+    raster : numpy.ndarray
+        ``(150, 150) uint8``, what the network saw.
+    hot : numpy.ndarray
+        ``(150, 150) float32`` in [0, 1].
+
+    Returns
+    -------
+    bytes
+        A PNG of 450x450 pixels, RGB.
+    """
+    grey = np.repeat(raster[..., None], 3, axis=-1).astype(np.float32)
+    colour = np.stack([np.full_like(hot, 255), 255 * hot, np.zeros_like(hot)], axis=-1)
+    share = _OPACITY * hot[..., None]
+    mixed = np.rint(grey * (1 - share) + colour * share).astype(np.uint8)
+    written = io.BytesIO()
+    side = SIZE * _ENLARGED
+    Image.fromarray(mixed).resize((side, side), Image.Resampling.BICUBIC).save(written, "PNG")
+    return written.getvalue()
