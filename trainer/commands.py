@@ -195,6 +195,7 @@ def _draw(run: Run, scored: Scored) -> None:
     write_json(run.predictions, scored.predictions())
     figures.draw_confusion(scored, run.folder / "confusion.png")
     figures.draw_classes(scored, run.folder / "classes.png")
+    figures.draw_calibration(scored, run.folder / "calibration.png")
     figures.draw_samples(scored, run.folder / "samples.png")
     figures.draw_mistakes(scored, run.folder / "mistakes.png")
 
@@ -255,6 +256,19 @@ def _print_metrics(measured: dict[str, Any], title: str) -> None:
         f"{_percent(measured['accuracy_one_per_group'])} with one picture for each of {measured['groups']} groups",
         soft_wrap=True,
     )
+    risk = measured["risk_at_coverage"]["0.95"]
+    console.print(
+        f"calibration: expected error {measured['expected_calibration_error']:.3f}, Brier {measured['brier']:.3f}, log loss "
+        f"{measured['log_loss']:.3f}; {_percent(risk)} of the surest 95 % are wrong",
+        soft_wrap=True,
+    )
+    if doubt := measured["doubt"]:
+        withheld = ", ".join(f"{count} {reason}" for reason, count in doubt["withheld_by_reason"].items()) or "none"
+        console.print(
+            f"labels are given to {_percent(doubt['coverage'])}, of which {_percent(doubt['accuracy_of_labels'])} are right; "
+            f"withheld: {withheld}",
+            soft_wrap=True,
+        )
     if measured["refused"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in measured["refused_by_reason"].items())
         console.print(f"refused by imaging and not counted: {measured['refused']} ({reasons})", soft_wrap=True)

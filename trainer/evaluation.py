@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from slicewise.trainer import data
+from slicewise.trainer import calibration, data
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import session
 
@@ -77,6 +77,7 @@ def metrics(
         "groups": len(first),
         "accuracy_one_per_group": float(correct[first].mean()),
         "log_loss": float(-np.log(likelihood).mean()),
+        **calibration.figures(probabilities, truth),
         "classes": {
             label: {
                 "precision": _number(precision[i]),
@@ -113,13 +114,15 @@ class Scored:
     """Pictures with the answers of a network.
 
     `labels` names the columns of `probabilities`, ``(N, len(labels)) float32``; the N rows are those of `rasters`.
-    `training` is what the network says of its own training.
+    `training` is what the network says of its own training; `doubts` is, for each row, why a worker would not label it, or
+    None; it is empty where the network has no doubts.
     """
 
     labels: tuple[str, ...]
     probabilities: np.ndarray
     rasters: data.Rasters
     training: Mapping[str, Any] = field(default_factory=dict)
+    doubts: Sequence[str | None] = ()
 
     @property
     def truth(self) -> np.ndarray:
@@ -151,8 +154,21 @@ class Scored:
         return {
             "split": split,
             **metrics(self.probabilities, self.truth, groups, self.labels),
+            "doubt": self._doubt(),
             "refused": len(self.rasters.refused),
             "refused_by_reason": dict(sorted(Counter(str(reason) for _, reason in self.rasters.refused).items())),
+        }
+
+    def _doubt(self) -> dict[str, Any] | None:
+        """What comes of keeping silent, as a worker would."""
+        if not self.doubts:
+            return None
+        given = np.array([doubt is None for doubt in self.doubts])
+        right = (self.predicted == self.truth)[given]
+        return {
+            "coverage": float(given.mean()),
+            "accuracy_of_labels": float(right.mean()) if given.any() else None,
+            "withheld_by_reason": dict(sorted(Counter(doubt for doubt in self.doubts if doubt).items())),
         }
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -179,7 +195,10 @@ def score(
     """Run a bundle over pictures, as a worker would."""
     model = session.load(bundle_path, provider)
     decoded = data.rasters(examples)
-    return Scored(model.labels, model.score(decoded.pixels).probabilities, decoded, model.description.training)
+    scores = model.score(decoded.pixels)
+    doubting = model.description.abstain_below is not None
+    doubts = [model.doubt(*score) for score in zip(*scores, strict=True)] if doubting else []
+    return Scored(model.labels, scores.probabilities, decoded, model.description.training, doubts)
 
 
 def held_out(scored: Scored, split: data.Split) -> str:

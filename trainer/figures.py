@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from slicewise.trainer import calibration
 from slicewise.trainer.evaluation import Scored, confusion_matrix, precision_recall
 
 # Okabe & Ito (2008): apart for colour-blind readers, too.
@@ -92,6 +93,38 @@ def draw_classes(scored: Scored, path: Path) -> None:
     axes.set_title("Precision and recall by class", loc="left")
     axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     _plain(axes)
+    figure.savefig(path, dpi=120)
+
+
+def draw_calibration(scored: Scored, path: Path) -> None:
+    """Whether confidence means what it says, and how many answers are wrong where only the surest are given."""
+    confidence, correct = scored.probabilities.max(axis=1), scored.predicted == scored.truth
+    counts, means, accuracies = calibration.reliability(confidence, correct)
+    coverage, risk = calibration.risk_coverage(confidence, correct)
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    reliability, silence = figure.subplots(1, 2)
+    reliability.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="means what it says")
+    reliability.plot(means[counts > 0], accuracies[counts > 0], ".-", color=_BLUE, label="right")
+    reliability.bar(
+        (np.arange(calibration.BINS) + 0.5) / calibration.BINS,
+        counts / counts.sum(),
+        width=0.8 / calibration.BINS,
+        color=_ORANGE,
+        alpha=0.5,
+        label="share of the pictures",
+    )
+    error = calibration.expected_calibration_error(confidence, correct)
+    reliability.set(
+        xlim=(0, 1), ylim=(0, 1), xlabel="largest probability", title=f"Expected calibration error {error:.3f}"
+    )
+    reliability.legend(frameon=False, loc="upper left")
+    silence.plot(coverage, risk, color=_BLUE)
+    silence.set(xlim=(0, 1), xlabel="share that is answered, the surest first", title="Wrong among the answered")
+    silence.set_ylim(bottom=0)
+    for axes in (reliability, silence):
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        _plain(axes)
     figure.savefig(path, dpi=120)
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from slicewise.db.reasons import AbstentionReason, RefusalReason
+from slicewise.db.reasons import RefusalReason
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import Patient, Slice, limits, open_scan, to_raster
@@ -202,22 +202,24 @@ def _refused(refusal: Refused, frame: int, model_sha256: str) -> Answer:
 
 def _judged(model: Model, probabilities: np.ndarray, distance: float, frame: int) -> Answer:
     """The answer to a slice; none is given where the network is in doubt."""
-    limit, least = model.description.unfamiliar_above, model.description.abstain_below
-    if limit is not None and not distance <= limit:
-        detail = (
-            f"unlike the pictures that the network was trained on: a distance of {distance:.3g}, at most {limit:.3g}"
-        )
-        return _refused(Refused(RefusalReason.UNFAMILIAR, detail), frame, model.sha256)
+    doubt, described = model.doubt(probabilities, distance), model.description
+    if doubt is RefusalReason.UNFAMILIAR:
+        detail = f"unlike what the network has learned: a distance of {distance:.3g}, at most {described.unfamiliar_above:.3g}"
+        return _refused(Refused(doubt, detail), frame, model.sha256)
     best = int(probabilities.argmax())
-    doubtful = least is not None and not probabilities[best] >= least
+    least = (
+        f"at most {probabilities[best]:.3f} for one class, a label needs {described.abstain_below:.3f}"
+        if doubt
+        else None
+    )
     return Answer(
         frame,
-        Outcome.ABSTAINED if doubtful else Outcome.LABELLED,
+        Outcome.ABSTAINED if doubt else Outcome.LABELLED,
         model.sha256,
-        label=None if doubtful else model.labels[best],
+        label=None if doubt else model.labels[best],
         probabilities={label: float(p) for label, p in zip(model.labels, probabilities, strict=True)},
-        reason=AbstentionReason.UNCERTAIN if doubtful else None,
-        detail=f"at most {probabilities[best]:.3f} for one class, a label needs {least:.3f}" if doubtful else None,
+        reason=doubt,
+        detail=least,
         provider=model.provider,
     )
 

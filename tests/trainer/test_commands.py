@@ -43,7 +43,9 @@ def test_train_export_evaluate(data_set, tmp_path, slicewise, write_jpeg):
     assert [line.split()[:2] for line in told.stderr.splitlines()] == [["16", "pictures"], ["epoch", "1/1"]]
     measured = json.loads(run.metrics.read_text())
     assert measured["pictures"] == len(json.loads(run.predictions.read_text())) == 4
-    assert {path.stem for path in run.folder.glob("*.png")} == {"curves", "confusion", "classes", "samples", "mistakes"}
+    assert {path.stem for path in run.folder.glob("*.png")} == {
+        *("curves", "confusion", "classes", "calibration", "samples", "mistakes")
+    }
 
     refused = slicewise("export", run.folder, "--output", exported, status=78)
     assert "4 real slices found" in refused.stderr
@@ -93,7 +95,7 @@ def test_missing_parts_are_named_with_the_remedy(data_set, tmp_path, without_ten
 def test_evaluate_draws(data_set, tmp_path, slicewise):
     slicewise("evaluate", data_set, "--figures", tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        *("confusion.png", "classes.png", "samples.png", "mistakes.png", "predictions.json")
+        *("confusion.png", "classes.png", "calibration.png", "samples.png", "mistakes.png", "predictions.json")
     }
 
 

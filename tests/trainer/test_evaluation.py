@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_labels_are_the_networks_own():
     assert backwards.metrics("here")["accuracy"] == 0
     with pytest.raises(Misconfigured, match="does not know c"):
         _ = scored(("a", "b")).truth
+
+
+def test_what_comes_of_keeping_silent():
+    assert scored().metrics("all")["doubt"] is None
+    # Both of the wrong ones are withheld, and one that is right.
+    silent = replace(scored(), doubts=[None, None, "uncertain", None, "unfamiliar", "uncertain"]).metrics("all")[
+        "doubt"
+    ]
+    assert silent == {
+        "coverage": 0.5,
+        "accuracy_of_labels": 1.0,
+        "withheld_by_reason": {"uncertain": 2, "unfamiliar": 1},
+    }
+    mute = replace(scored(), doubts=["uncertain"] * 6).metrics("all")["doubt"]
+    assert (mute["coverage"], mute["accuracy_of_labels"]) == (0, None)
 
 
 def test_refused_pictures_are_named():

@@ -26,7 +26,14 @@ def scored(truth: list[int], predicted: list[int]) -> Scored:
     ids=["all classes", "one class, no mistake", "one picture"],
 )
 @pytest.mark.parametrize(
-    "draw", [figures.draw_confusion, figures.draw_classes, figures.draw_samples, figures.draw_mistakes]
+    "draw",
+    [
+        figures.draw_confusion,
+        figures.draw_classes,
+        figures.draw_calibration,
+        figures.draw_samples,
+        figures.draw_mistakes,
+    ],
 )
 def test_evaluation_figures(tmp_path, draw, truth, predicted):
     draw(scored(truth, predicted), tmp_path / "figure.png")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
+from slicewise.db.reasons import AbstentionReason, RefusalReason
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import bundle
 
@@ -74,6 +75,16 @@ class Model:
             return Scores(np.empty((0, len(self.labels)), np.float32), np.empty(0, np.float32))
         probabilities, distances = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return Scores(tempered(probabilities, self.description.temperature), distances)
+
+    def doubt(self, probabilities: np.ndarray, distance: float) -> RefusalReason | AbstentionReason | None:
+        """Why a slice is not to be labelled, from its `Scores`; None where it is."""
+        limit, least = self.description.unfamiliar_above, self.description.abstain_below
+        # Not a number is no reason to trust it.
+        if limit is not None and not distance <= limit:
+            return RefusalReason.UNFAMILIAR
+        if least is not None and not probabilities.max() >= least:
+            return AbstentionReason.UNCERTAIN
+        return None
 
     @property
     def explains(self) -> bool:
