@@ -264,9 +264,9 @@ def _print_metrics(measured: dict[str, Any], title: str) -> None:
     )
     if doubt := measured["doubt"]:
         withheld = ", ".join(f"{count} {reason}" for reason, count in doubt["withheld_by_reason"].items()) or "none"
+        right = f", of which {_percent(doubt['accuracy_of_labels'])} are right" if doubt["coverage"] else ""
         console.print(
-            f"labels are given to {_percent(doubt['coverage'])}, of which {_percent(doubt['accuracy_of_labels'])} are right; "
-            f"withheld: {withheld}",
+            f"labels are given to {_percent(doubt['coverage'])}{right}; withheld: {withheld}",
             soft_wrap=True,
         )
     if measured["refused"]:
