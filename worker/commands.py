@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slicewise.worker import shell
@@ -53,16 +52,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     jobs.add_argument("--limit", type=shell.positive, default=50, help="at most so many (default: %(default)s)")
     shell.output_options(jobs)
     jobs.set_defaults(run=_jobs)
-
-    model = commands.add_parser("model", help="look at a model bundle")
-    actions = model.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for action, function, text in (
-        ("show", _model_show, "print what a bundle says of itself"),
-        ("verify", _model_verify, "load a bundle on the provider that is set and check its answers"),
-    ):
-        parser = actions.add_parser(action, help=text)
-        parser.add_argument("bundle", nargs="?", type=Path, help="an .onnx file (default: the one that serves)")
-        parser.set_defaults(run=function)
 
     database = commands.add_parser("db", help="look after the database")
     upgrade = database.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -273,29 +262,6 @@ def _jobs(options: argparse.Namespace) -> int:
             ({c: r[c] for c in _JOB_COLUMNS} for r in rows), _JOB_COLUMNS, shell.machine_format(options), options.output
         )
     return 0
-
-
-def _model_show(options: argparse.Namespace) -> int:
-    import json
-    from dataclasses import asdict
-
-    from slicewise.worker.model import session
-
-    path = options.bundle or shell.settings().model
-    loaded = session.load(path, threads=1)
-    print(json.dumps({"file": str(path), "sha256": loaded.sha256, **asdict(loaded.description)}, indent=1))
-    return 0
-
-
-def _model_verify(options: argparse.Namespace) -> int:
-    from slicewise.worker.model import session, verify
-
-    settings = shell.settings()
-    path = options.bundle or settings.model
-    findings = verify.check(session.load(path, session.Provider(settings.provider), threads=settings.threads))
-    for finding in findings:
-        print(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.text}")
-    return 0 if all(finding.passed for finding in findings) else shell.INCOMPLETE
 
 
 def _db_upgrade(options: argparse.Namespace) -> int:
