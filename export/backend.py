@@ -35,6 +35,18 @@ def load_tensorflow(home: Path) -> None:
     load_matplotlib(home)
 
 
+def load_onnx() -> None:
+    """Import onnx.
+
+    Raises
+    ------
+    Misconfigured
+        It is not installed.
+    """
+    with _remedy():
+        import_module("onnx")
+
+
 def load_matplotlib(home: Path) -> None:
     """Import matplotlib, with its cache in `home`.
 

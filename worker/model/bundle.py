@@ -50,6 +50,10 @@ class Description:
         A slice whose largest probability, by that temperature, is below has no label; None where it always has one.
     unfamiliar_above
         A slice whose distance is above is refused; None where there are no distances.
+    variant
+        ``int8``, or None for the network as it was exported.
+    made_from
+        SHA-256 of the bundle that a variant was made from.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Description:
     temperature: float | None = None
     abstain_below: float | None = None
     unfamiliar_above: float | None = None
+    variant: str | None = None
+    made_from: str | None = None
     contract: int = CONTRACT
 
     def to_json(self) -> str:
