@@ -233,7 +233,7 @@ def test_a_job_that_breaks_waits_with_its_reason_and_is_dead_in_the_end(
     worker = shop.worker()
     with monkeypatch.context() as broken:
         # onnxruntime's own errors cannot be made to come: a model that breaks stands in for them.
-        broken.setattr(type(worker._model), "probabilities", lambda *_: {}["no such thing"])
+        broken.setattr(type(worker._model), "score", lambda *_: {}["no such thing"])
         for attempt in (1, 2, 3):
             with pytest.raises(KeyError):
                 worker.on_job(job)
