@@ -11,7 +11,7 @@ from slicewise.worker.imaging import SIZE
 
 _ENLARGED = 3
 
-# Where half of the most that is said for the label shows as half opaque.
+# Of the colour over the hottest place: the slice is seen through it.
 _OPACITY = 0.6
 
 
