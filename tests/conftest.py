@@ -26,6 +26,10 @@ from slicewise.db.engine import Database
 from slicewise.db.models import Base
 from slicewise.worker.settings import Settings
 
+# A shell has what it starts in the background ignore SIGINT, and whatever that starts inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory, monkeypatch):
