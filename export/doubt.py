@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slicewise.export.run import in_one_step
 from slicewise.worker.errors import Misconfigured
 
 
@@ -48,11 +49,9 @@ class Doubt:
 
     def save(self, path: Path) -> None:
         """Write it in one step."""
-        partial = path.with_name(path.name + ".partial")
         values = {name: value for name, value in asdict(self).items() if name != "familiar"}
-        with partial.open("wb") as writing:
+        with in_one_step(path) as partial, partial.open("wb") as writing:
             np.savez(writing, **values, **(asdict(self.familiar) if self.familiar else {}))
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Doubt | None:

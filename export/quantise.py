@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from slicewise.export.run import in_one_step
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import session
 from slicewise.worker.model.bundle import METADATA_KEY
@@ -62,8 +62,7 @@ def quantise(source: Path, output: Path, rasters: np.ndarray) -> Agreement:
             f"{source} is a variant already ({exact.description.variant}): give the bundle it was made of"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with in_one_step(output) as partial:
         model = _quantised(source, rasters[: len(rasters) // 2])
         # What was measured was measured on the other one.
         described = replace(exact.description, variant=VARIANT, made_from=exact.sha256, metrics={})
@@ -75,9 +74,6 @@ def quantise(source: Path, output: Path, rasters: np.ndarray) -> Agreement:
                 f"in integers only {found.labels:.1%} of {found.slices} slices keep their label, and {output} was not written: "
                 "give --slices that are like those it will see"
             )
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     return found
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +89,18 @@ def make_folder(path: Path) -> None:
         raise Misconfigured(f"{path} cannot be made ({error.strerror}): give another folder") from error
 
 
+@contextmanager
+def in_one_step(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes its place when the context ends well, and leaves nothing when it does not."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write readable JSON in one step: never half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slicewise.export.run import in_one_step
 from slicewise.worker.errors import Misconfigured, Refused
 from slicewise.worker.imaging import load, to_raster
 from slicewise.worker.model.bundle import PROBABILITIES, Description
@@ -93,8 +93,7 @@ def write(model: onnx.ModelProto, output: Path, network: keras.Model, rasters: n
         They disagree by more than `TOLERANCE`; `output` is as it was before.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with in_one_step(output) as partial:
         partial.write_bytes(model.SerializeToString())
         found = differences(network, partial, rasters)
         if not all(difference <= TOLERANCE for difference in found.values()):
@@ -103,7 +102,4 @@ def write(model: onnx.ModelProto, output: Path, network: keras.Model, rasters: n
                 f"Keras and ONNX disagree ({told}; at most {TOLERANCE:.0e} is allowed) and {output} was not written: "
                 "export with the locked versions of tensorflow, tf2onnx and onnxruntime (requirements/dev.txt)"
             )
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     return found
