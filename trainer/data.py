@@ -22,6 +22,9 @@ from slicewise.worker.imaging import SIZE, load, to_raster
 LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
 """The classes, in the order of the network's outputs. An exported bundle carries its own copy."""
 
+FOLDS = 5
+"""Folds of a groups file: its column ``fold5`` counts from 0."""
+
 # Folder names of the public data sets, compared in lower case and without separators.
 _FOLDERS = {
     **{label.replace("_", ""): label for label in LABELS},
@@ -163,7 +166,7 @@ def split(examples: Sequence[Example], how: str, *, fraction: float = 0.1, fold:
         if any(e.fold is None for e in examples):
             raise Misconfigured("split by fold needs a groups file with a fold5 column: give --groups")
         held = {e.path for e in examples if e.fold == fold}
-        text, leaky = f"group-disjoint, fold {fold} of 5 validates", False
+        text, leaky = f"group-disjoint, fold {fold} of {FOLDS} validates", False
     elif how == "official":
         held = {e.path for e in examples if e.official == "Testing"}
         text, leaky = "official Training/Testing (leaky: near-copies straddle it)", True

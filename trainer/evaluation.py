@@ -5,15 +5,17 @@ A bundle is evaluated through the worker's own imaging and session, so that the 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slicewise.trainer import calibration, data
+from slicewise.trainer.recipe import Selection
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import session
 
@@ -37,7 +39,7 @@ def representatives(groups: Sequence[str]) -> np.ndarray:
     return np.sort(np.unique(np.asarray(groups), return_index=True)[1])
 
 
-def bootstrap_interval(correct: np.ndarray, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(correct: np.ndarray, groups: Sequence[str] | np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the accuracy, drawing whole groups (Efron & Tibshirani 1993, section 13).
 
     Near-copies are right or wrong together: drawing single pictures would make the interval too narrow.
@@ -69,6 +71,7 @@ def metrics(
     confusion = confusion_matrix(truth, predicted, len(labels))
     precision, recall = precision_recall(confusion)
     first = representatives(groups)
+    intervals = [_recall_interval(correct, truth == i, groups) for i in range(len(labels))]
     likelihood = np.clip(probabilities[np.arange(len(truth)), truth].astype(float), 1e-7, 1.0)
     return {
         "pictures": len(truth),
@@ -82,6 +85,7 @@ def metrics(
             label: {
                 "precision": _number(precision[i]),
                 "recall": _number(recall[i]),
+                "recall_95": intervals[i],
                 "support": int(confusion[i].sum()),
             }
             for i, label in enumerate(labels)
@@ -89,6 +93,12 @@ def metrics(
         "labels": list(labels),
         "confusion": confusion.tolist(),
     }
+
+
+def _recall_interval(correct: np.ndarray, of_class: np.ndarray, groups: Sequence[str]) -> list[float] | None:
+    if not of_class.any():
+        return None
+    return list(bootstrap_interval(correct[of_class], np.asarray(groups)[of_class]))
 
 
 def _number(value: float) -> float | None:
@@ -115,7 +125,7 @@ class Scored:
 
     `labels` names the columns of `probabilities`, ``(N, len(labels)) float32``; the N rows are those of `rasters`.
     `training` is what the network says of its own training; `doubts` is, for each row, why a worker would not label it, or
-    None; it is empty where the network has no doubts.
+    None; it is empty where the network has no doubts. `seconds` is the time that the network took.
     """
 
     labels: tuple[str, ...]
@@ -123,6 +133,7 @@ class Scored:
     rasters: data.Rasters
     training: Mapping[str, Any] = field(default_factory=dict)
     doubts: Sequence[str | None] = ()
+    seconds: float = 0.0
 
     @property
     def truth(self) -> np.ndarray:
@@ -195,10 +206,12 @@ def score(
     """Run a bundle over pictures, as a worker would."""
     model = session.load(bundle_path, provider)
     decoded = data.rasters(examples)
+    begun = time.perf_counter()
     scores = model.score(decoded.pixels)
+    seconds = time.perf_counter() - begun
     doubting = model.description.abstain_below is not None
     doubts = [model.doubt(*score) for score in zip(*scores, strict=True)] if doubting else []
-    return Scored(model.labels, scores.probabilities, decoded, model.description.training, doubts)
+    return Scored(model.labels, scores.probabilities, decoded, model.description.training, doubts, seconds)
 
 
 def held_out(scored: Scored, split: data.Split) -> str:
@@ -208,11 +221,66 @@ def held_out(scored: Scored, split: data.Split) -> str:
     return "; CAUTION: not the split that this network was trained by, it may have been trained on these pictures"
 
 
-def evaluate(
-    bundle_path: Path,
-    examples: Sequence[data.Example],
-    split: str,
-    provider: session.Provider = session.Provider.CPU,
-) -> dict[str, Any]:
-    """Every figure of a bundle on labelled pictures; see `Scored.metrics`. Needs no TensorFlow."""
-    return score(bundle_path, examples, provider).metrics(split)
+def folds(trainings: Sequence[Mapping[str, Any]], selection: Selection) -> list[data.Split]:
+    """For each of several networks, the fold that it held out.
+
+    Parameters
+    ----------
+    trainings
+        What each network says of its training.
+    selection
+        The pictures, split by fold; which fold it names does not matter.
+
+    Raises
+    ------
+    Misconfigured
+        Not split by fold; a network that held out none of the folds; two that held out the same.
+    """
+    if selection.how != "fold":
+        raise Misconfigured("several bundles are scored each on the fold that it held out: give --split fold")
+    known = [data.select(replace(selection, fold=fold)) for fold in range(data.FOLDS)]
+    prints = [{data.census(split.training)["fingerprint"]} for split in known]
+    found = []
+    for number, training in enumerate(trainings, start=1):
+        held = [split for split, seen in zip(known, prints, strict=True) if trained_on(training) == seen]
+        if not held:
+            raise Misconfigured(f"bundle {number} held out none of the folds of these pictures: leave it out")
+        if held[0] in found:
+            raise Misconfigured(f"bundle {number} held out the same fold as one before: give one for each fold")
+        found.append(held[0])
+    return found
+
+
+def pool(parts: Sequence[Scored]) -> Scored:
+    """The answers of several networks to different pictures, as those of one.
+
+    Raises
+    ------
+    Misconfigured
+        Their labels differ, or only some of them know doubt.
+    """
+    if len({(part.labels, bool(part.doubts)) for part in parts if part.rasters.examples}) > 1:
+        raise Misconfigured("the bundles differ in their labels, or only some of them know doubt: pool like with like")
+    return Scored(
+        parts[0].labels,
+        np.concatenate([part.probabilities for part in parts]),
+        data.Rasters(
+            np.concatenate([part.rasters.pixels for part in parts]),
+            [example for part in parts for example in part.rasters.examples],
+            [refused for part in parts for refused in part.rasters.refused],
+        ),
+        parts[0].training,
+        [doubt for part in parts for doubt in part.doubts],
+        sum(part.seconds for part in parts),
+    )
+
+
+def near_copies(scored: Scored, training: Sequence[data.Example]) -> dict[str, Any]:
+    """How a leaky split flatters: accuracy on pictures with a near-copy in `training`, and without, ready for JSON."""
+    seen = {example.group for example in training}
+    leaked = np.array([example.group in seen for example in scored.rasters.examples])
+    right = scored.predicted == scored.truth
+    return {
+        name: {"pictures": int(part.sum()), "accuracy": float(right[part].mean()) if part.any() else None}
+        for name, part in (("with", leaked), ("without", ~leaked))
+    }

@@ -18,6 +18,20 @@ _BLUE, _ORANGE, _RED, _GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 _COLUMNS, _MOST_ROWS = 6, 4
 
 
+def draw(scored: Scored, folder: Path) -> list[Path]:
+    """Every picture of what was scored, as PNG files in a folder that is there."""
+    drawings = (
+        ("confusion", draw_confusion),
+        ("classes", draw_classes),
+        ("calibration", draw_calibration),
+        ("mistakes", draw_mistakes),
+        ("samples", draw_samples),
+    )
+    for name, drawing in drawings:
+        drawing(scored, folder / f"{name}.png")
+    return [folder / f"{name}.png" for name, _ in drawings]
+
+
 def draw_curves(history: Sequence[dict[str, float]], path: Path, classes: int) -> None:
     """Accuracy and loss of each epoch, training beside validation.
 

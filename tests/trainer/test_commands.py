@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -92,6 +93,24 @@ def test_missing_parts_are_named_with_the_remedy(data_set, tmp_path, without_ten
     assert f"{missing} is not installed: 'make dev' in a checkout, else pip install 'slicewise[train]'" in done.stderr
 
 
+def test_evaluate_on_one_page(data_set, tmp_path, slicewise):
+    """With all that it is to be compared with."""
+    pictures = sorted(data_set.rglob("*.jpg"))
+    rows = [f"{path.relative_to(tmp_path)},g{n // 2},{n % 5},0" for n, path in enumerate(pictures)]
+    groups, page, figures = tmp_path / "groups.csv", tmp_path / "page.html", tmp_path / "figures.json"
+    groups.write_text("\n".join(["path,pooled_group,fold5,group_mixed_label", *rows]))
+    told = slicewise(
+        *("evaluate", data_set, "--groups", groups, "--split", "random", "--fraction", 0.4, "--nearest"),
+        *("--report", page, "--output", figures),
+    ).stdout
+    measured = json.loads(figures.read_text())
+    assert sum(found["pictures"] for found in measured["near_copies"].values()) == measured["pictures"] == 8
+    assert measured["cost"]["parameters"] == 4_447_044
+    assert measured["published"]["accuracy"] == 0.952
+    for line in told.partition("split: ")[2].splitlines():
+        assert html.escape(line, quote=False) in page.read_text(encoding="utf-8")
+
+
 def test_evaluate_draws(data_set, tmp_path, slicewise):
     slicewise("evaluate", data_set, "--figures", tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
@@ -105,6 +124,8 @@ def test_evaluate_draws(data_set, tmp_path, slicewise):
         (("train", "--output", "{tmp}/run"), "no pictures to train on"),
         (("train", "{tmp}/nothing", "--output", "{tmp}/run", "--epochs", "0"), "epochs is 0"),
         (("evaluate", "{tmp}/nothing"), "no pictures of"),
+        (("evaluate", "{tmp}/nothing", "--nearest"), "give --split"),
+        (("evaluate", "{tmp}/nothing", "--report", "{tmp}/nothing/page.html"), "nothing"),
         (("export", "{tmp}/nothing", "--output", "{tmp}/a.onnx"), "holds no run"),
     ],
 )

@@ -11,8 +11,9 @@ import pytest
 
 from slicewise.db.reasons import RefusalReason
 from slicewise.trainer import evaluation
-from slicewise.trainer.data import Example, Rasters, Split, census, find, rasters, split
+from slicewise.trainer.data import Example, Rasters, Split, census, find, rasters, select, split
 from slicewise.trainer.evaluation import Scored
+from slicewise.trainer.recipe import Selection
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import bundle, session
 
@@ -36,10 +37,11 @@ def test_counts_and_shares(measured):
     assert measured["accuracy"] == pytest.approx(4 / 6)
     assert measured["confusion"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert measured["classes"] == {
-        "a": {"precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "support": 3},
-        "b": {"precision": 0.5, "recall": 0.5, "support": 2},
-        "c": {"precision": 1, "recall": 1, "support": 1},
-        "d": {"precision": None, "recall": None, "support": 0},
+        # Of its two groups both are right, one is, or none: any draw of two can be met.
+        "a": {"precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "recall_95": [0, 1], "support": 3},
+        "b": {"precision": 0.5, "recall": 0.5, "recall_95": [0.5, 0.5], "support": 2},
+        "c": {"precision": 1, "recall": 1, "recall_95": [1, 1], "support": 1},
+        "d": {"precision": None, "recall": None, "recall_95": None, "support": 0},
     }
     assert measured["log_loss"] == pytest.approx(-(4 * np.log(0.7) + 2 * np.log(0.1)) / 6, rel=1e-6)
 
@@ -130,6 +132,62 @@ def test_a_bundle_is_measured_as_it_serves(data_set):
     answers = evaluation.score(bundle.DEFAULT, examples)
     model = session.load(bundle.DEFAULT)
     np.testing.assert_array_equal(answers.probabilities, model.score(answers.rasters.pixels).probabilities)
-    told = evaluation.evaluate(bundle.DEFAULT, examples, "all")
-    assert told == answers.metrics("all")
-    assert told["pictures"] == 20
+    assert answers.metrics("all")["pictures"] == 20
+    assert answers.seconds > 0
+
+
+@pytest.fixture
+def in_folds(data_set) -> Selection:
+    """Twenty pictures in five folds."""
+    pictures = sorted(data_set.rglob("*.jpg"))
+    rows = [f"{path.relative_to(data_set.parent)},g{n},{n % 5},0" for n, path in enumerate(pictures)]
+    groups = data_set.parent / "groups.csv"
+    groups.write_text("\n".join(["path,pooled_group,fold5,group_mixed_label", *rows]))
+    return Selection((str(data_set),), str(groups), "fold")
+
+
+def held_out_by(selection: Selection, fold: int) -> dict:
+    """What a network says that held a fold out."""
+    return {"data": {"training": census(select(replace(selection, fold=fold)).training)}}
+
+
+def test_each_network_is_scored_on_the_fold_that_it_held_out(in_folds):
+    splits = evaluation.folds([held_out_by(in_folds, fold) for fold in (3, 0)], in_folds)
+    assert [{e.fold for e in split.validation} for split in splits] == [{3}, {0}]
+
+
+@pytest.mark.parametrize(
+    ("held", "how", "said"),
+    [
+        ((0, 1), "random", "give --split fold"),
+        ((0, 0), "fold", "bundle 2 held out the same fold"),
+        ((0, None), "fold", "bundle 2 held out none of the folds"),
+    ],
+)
+def test_networks_that_cannot_be_pooled(in_folds, held, how, said):
+    trainings = [{} if fold is None else held_out_by(in_folds, fold) for fold in held]
+    with pytest.raises(Misconfigured, match=said):
+        evaluation.folds(trainings, replace(in_folds, how=how))
+
+
+def test_pooled_answers_are_those_of_the_parts():
+    first = scored()
+    second = replace(first, probabilities=first.probabilities[::-1])
+    pooled = evaluation.pool([first, second]).metrics("both")
+    assert (pooled["pictures"], pooled["refused"]) == (12, 2)
+    counts = [np.array(part.metrics("")["confusion"]) for part in (first, second)]
+    np.testing.assert_array_equal(pooled["confusion"], sum(counts))
+    with pytest.raises(Misconfigured, match="differ in their labels"):
+        evaluation.pool([first, scored(LABELS[::-1])])
+    with pytest.raises(Misconfigured, match="only some of them know doubt"):
+        evaluation.pool([first, replace(first, doubts=[None] * 6)])
+
+
+def test_what_near_copies_flatter():
+    training = [Example(Path("t.jpg"), "t.jpg", "a", "", group) for group in ("x", "elsewhere")]
+    found = evaluation.near_copies(scored(), training)
+    assert found == {
+        "with": {"pictures": 2, "accuracy": 1},
+        "without": {"pictures": 4, "accuracy": 0.5},
+    }
+    assert evaluation.near_copies(scored(), [])["with"] == {"pictures": 0, "accuracy": None}
