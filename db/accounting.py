@@ -51,7 +51,7 @@ class Event:
 
 
 NEVER_ARRIVED = Standing(State.MISSING, "it never arrived: submit it")
-_NEVER_ASKED = "another model has assessed it, this one was not asked: submit it again"
+_NEVER_ASKED = "another model has assessed it, this one was not asked: 'slicewise model rescore' asks it"
 
 _BEST = (State.LABELLED, State.ABSTAINED, State.REFUSED)
 

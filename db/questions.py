@@ -279,6 +279,12 @@ def counts(model: Model) -> ColumnElement[bool]:
     )
 
 
+def lacks_answers(model: Model) -> ColumnElement[bool]:
+    """A job with a file that has no answer under this model."""
+    mine = select(Arrival.id).join(Instance, Instance.id == Arrival.instance_id)
+    return mine.where(Arrival.job_id == Job.id, ~_answered(model)).correlate(Job).exists()
+
+
 def _answered(model: Model) -> ColumnElement[bool]:
     # All answers of a file are written in one transaction, so one of them means all of them.
     return exists().where(Result.content_sha256 == Instance.content_sha256, counts(model)).correlate(Instance)

@@ -44,6 +44,9 @@ class Action(StrEnum):
     ASKED = "asked"
     RETRIED = "retried"
     DROPPED = "dropped"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    RESCORED = "rescored"
     NOT_TAKEN = "not_taken"
     """A file of a watched folder that cannot be taken in."""
 

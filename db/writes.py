@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from slicewise.db import questions
 from slicewise.db.engine import now
 from slicewise.db.models import Arrival, Attempt, Audit, Instance, Job, Result, UtcDateTime
 from slicewise.db.questions import Model, counts
@@ -358,6 +359,15 @@ def retry(session: Session, actor: str, jobs: Sequence[str] | None = None) -> in
 def drop(session: Session, actor: str, jobs: Sequence[str] | None = None) -> int:
     """Give dead jobs up: their files without an outcome stay without one, and are accounted for as dropped."""
     return _settle(session, actor, Action.DROPPED, jobs, {"status": JobStatus.DROPPED})
+
+
+def rescore(session: Session, actor: str, model: Model) -> int:
+    """Let jobs that are done wait again where a model has not answered all their files: how many."""
+    unanswered = and_(Job.status == JobStatus.DONE, questions.lacks_answers(model))
+    waiting = {"status": JobStatus.PENDING, "attempts": 0, "finished_at": None, "rung_at": None}
+    count = _changed(session.execute(update(Job).where(unanswered).values(**waiting)))
+    audit(session, actor, Action.RESCORED, model.sha256, f"{count} jobs")
+    return count
 
 
 def _settle(session: Session, actor: str, action: Action, jobs: Sequence[str] | None, values: dict[str, Any]) -> int:

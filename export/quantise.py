@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from slicewise.export.run import in_one_step
+from slicewise.export.verify import described
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import session
-from slicewise.worker.model.bundle import METADATA_KEY
+from slicewise.worker.model.verify import golden
 
 SLICES = 128
 """Slices that both are compared on; the ranges of activations are taken from the first half."""
@@ -64,16 +65,18 @@ def quantise(source: Path, output: Path, rasters: np.ndarray) -> Agreement:
     output.parent.mkdir(parents=True, exist_ok=True)
     with in_one_step(output) as partial:
         model = _quantised(source, rasters[: len(rasters) // 2])
-        # What was measured was measured on the other one.
-        described = replace(exact.description, variant=VARIANT, made_from=exact.sha256, metrics={})
-        onnx.helper.set_model_props(model, {METADATA_KEY: described.to_json()})
-        partial.write_bytes(model.SerializeToString())
-        found = compare(exact, session.load(partial), rasters)
+        # What was measured, and answered, was by the other one.
+        said = replace(exact.description, variant=VARIANT, made_from=exact.sha256, metrics={}, golden=None)
+        partial.write_bytes(described(model, said).SerializeToString())
+        made = session.load(partial)
+        found = compare(exact, made, rasters)
         if not found.labels >= LEAST_AGREEMENT:
             raise Misconfigured(
                 f"in integers only {found.labels:.1%} of {found.slices} slices keep their label, and {output} was not written: "
                 "give --slices that are like those it will see"
             )
+        said = replace(said, metrics={"agreement": asdict(found)}, golden=golden(made))
+        partial.write_bytes(described(model, said).SerializeToString())
     return found
 
 

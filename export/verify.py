@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ import numpy as np
 from slicewise.export.run import in_one_step
 from slicewise.worker.errors import Misconfigured, Refused
 from slicewise.worker.imaging import load, to_raster
-from slicewise.worker.model.bundle import PROBABILITIES, Description
+from slicewise.worker.model import session
+from slicewise.worker.model.bundle import METADATA_KEY, PROBABILITIES, Description
+from slicewise.worker.model.verify import golden
 
 if TYPE_CHECKING:
     import keras
@@ -102,4 +105,17 @@ def write(model: onnx.ModelProto, output: Path, network: keras.Model, rasters: n
                 f"Keras and ONNX disagree ({told}; at most {TOLERANCE:.0e} is allowed) and {output} was not written: "
                 "export with the locked versions of tensorflow, tf2onnx and onnxruntime (requirements/dev.txt)"
             )
+        made = session.load(partial)
+        said = replace(made.description, golden=golden(made))
+        partial.write_bytes(described(model, said).SerializeToString())
     return found
+
+
+def described(model: onnx.ModelProto, description: Description) -> onnx.ModelProto:
+    """A copy that says what it is."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.helper.set_model_props(copy, {METADATA_KEY: description.to_json()})
+    return copy

@@ -55,7 +55,7 @@ def test_the_defaults_documented_are_the_defaults(tmp_path):
             continue
         shown = default.replace("`", "").replace(" + ", "").replace("$SLICEWISE_HOME", str(tmp_path))
         assert shown == value, name
-    assert made.model == ROOT / "worker/model/reference.onnx"
+    assert made.serving == ROOT / "worker/model/reference.onnx"
 
 
 @pytest.mark.parametrize("name", ["SLICEWISE_THREADS", "SLICEWISE_LEASE_SECONDS", "SLICEWISE_JOB_FILES"])

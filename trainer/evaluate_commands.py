@@ -58,9 +58,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _evaluate(options: argparse.Namespace) -> int:
     from slicewise.export.backend import load_matplotlib, load_onnx
     from slicewise.export.run import Run, make_folder, write_json
-    from slicewise.trainer import evaluation, report
+    from slicewise.trainer import data, evaluation, report
     from slicewise.worker import report as files
     from slicewise.worker.errors import Misconfigured
+    from slicewise.worker.model import bundle
     from slicewise.worker.model.session import Provider
     from slicewise.worker.settings import Settings
 
@@ -76,14 +77,17 @@ def _evaluate(options: argparse.Namespace) -> int:
         load_onnx()
     if options.figures:
         make_folder(options.figures)
-    bundles = options.model or [settings.model]
+    bundles = options.model or [settings.serving]
     splits = _splits(options, bundles)
+    asked = _examples(options, splits)
     parts = [
         evaluation.score(path, examples, Provider(settings.provider))
-        for path, examples in zip(bundles, _examples(options, splits), strict=True)
+        for path, examples in zip(bundles, asked, strict=True)
     ]
     scored = evaluation.pool(parts)
     measured = scored.metrics(_words(options, scored, splits))
+    measured["fingerprint"] = data.census([example for examples in asked for example in examples])["fingerprint"]
+    measured["bundle"] = bundle.sha256(bundles[0]) if len(bundles) == 1 else None
     measured |= _beside(options, scored, parts, splits)
     title = ", ".join(map(str, bundles))
     if options.report:

@@ -162,7 +162,7 @@ def _taken(submission: Submission) -> str:
 def _check_provider(settings: Settings) -> None:
     from slicewise.worker.model import session
 
-    session.probe(settings.model, session.Provider(settings.provider))
+    session.probe(settings.serving, session.Provider(settings.provider))
 
 
 def _up(options: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def _runtime(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     from slicewise.worker.model import session, verify
 
-    yield from verify.check(session.load(settings.model, session.Provider(settings.provider)))
+    yield from verify.check(session.load(settings.serving, session.Provider(settings.provider)))
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:

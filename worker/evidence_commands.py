@@ -43,7 +43,7 @@ def _evidence(options: argparse.Namespace) -> int:
     settings = shell.settings()
     roots = sources.check(options.paths)
     report.check(options.output)
-    model = session.load(options.model or settings.model, session.Provider(settings.provider), settings.threads)
+    model = session.load(options.model or settings.serving, session.Provider(settings.provider), settings.threads)
     if not model.explains:
         raise Misconfigured(
             f"the network '{model.description.name}' does not answer by places: give --model a bundle of another network"

@@ -207,5 +207,6 @@ def _upgrade(settings: Settings) -> None:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """This process's settings, spelled out for a child."""
-    spelled = {f"SLICEWISE_{name.upper()}": str(getattr(settings, name)) for name in settings.__dataclass_fields__}
+    set_ones = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    spelled = {f"SLICEWISE_{name.upper()}": str(value) for name, value in set_ones.items() if value is not None}
     return {**os.environ, **spelled}

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import platformdirs
 
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.model.store import Store
 
 PREFIX = "SLICEWISE_"
 
@@ -26,7 +27,7 @@ class Settings:
     database_url, broker_url
         Where results and bells go; by default inside `home`.
     model
-        The bundle that scores.
+        The bundle that scores, whatever is promoted; None leaves it to promotions, see `serving`.
     provider
         ``cpu`` or ``cuda``; there is no fall-back from one to the other.
     threads
@@ -42,7 +43,7 @@ class Settings:
     home: Path
     database_url: str
     broker_url: str
-    model: Path
+    model: Path | None = None
     provider: str = "cpu"
     threads: int = 0
     lease_seconds: int = 60
@@ -68,7 +69,7 @@ class Settings:
             home=home,
             database_url=given.get("database_url") or _url("sqlite", home / "slicewise.sqlite3"),
             broker_url=given.get("broker_url") or _url("redis+socket", home / "redis.sock"),
-            model=Path(given["model"]).expanduser().absolute() if given.get("model") else _default_model(),
+            model=Path(given["model"]).expanduser().absolute() if given.get("model") else None,
             provider=given.get("provider") or "cpu",
             threads=_integer(given, "threads", 0, 0, 1024),
             lease_seconds=_integer(given, "lease_seconds", 60, 5, 3600),
@@ -89,6 +90,17 @@ class Settings:
         return self.broker_url == _url("redis+socket", self.home / "redis.sock")
 
     @property
+    def serving(self) -> Path:
+        """The bundle in charge, asked anew each time: a promotion counts for processes that run.
+
+        Raises
+        ------
+        Misconfigured
+            The list of promotions is damaged.
+        """
+        return self.model or Store(self.home).serving()
+
+    @property
     def spool(self) -> Path:
         return self.home / "spool"
 
@@ -100,11 +112,6 @@ class Settings:
 def _url(scheme: str, path: Path) -> str:
     # SQLAlchemy, kombu and redis-py all unquote it: a home may hold any character.
     return f"{scheme}://{'/' if scheme == 'sqlite' else ''}{quote(str(path))}"
-
-
-def _default_model() -> Path:
-    # Beside the bundle reader; written out here because importing that would import onnxruntime's world.
-    return Path(__file__).with_name("model") / "reference.onnx"
 
 
 def _integer(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

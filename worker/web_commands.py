@@ -129,7 +129,7 @@ def _work(
                 return Reception(settings.spool, committer, reserve_bytes=options.reserve * _MIB)
 
             bounds = Bounds(options.largest * _MIB, silent_seconds=options.silent, uploads=options.uploads)
-            model = shell.current_model(settings)
+            model = shell.following(settings)
             with Uploads(reception, bounds) as uploads:
                 served = application(
                     uploads=uploads,

@@ -41,7 +41,7 @@ def main() -> None:
 
 def measure(scratch: Path, count: int, rounds: int, provider: str) -> dict[str, list[float]]:
     settings = Settings.from_environment({"SLICEWISE_HOME": str(scratch / "h"), "SLICEWISE_PROVIDER": provider})
-    model = session.load(settings.model, session.Provider(provider))
+    model = session.load(settings.serving, session.Provider(provider))
     rates: dict[str, list[float]] = {}
     with _running(settings) as submit:
         for number in range(rounds):
@@ -85,7 +85,7 @@ def _running(settings: Settings) -> Iterator[Callable[[Path], None]]:
     os.environ["SLICEWISE_HOME"] = str(settings.home)
     with service.Service(settings), contextlib.redirect_stderr(Path(os.devnull).open("w")):
         database = Database(settings.database_url)
-        loaded = session.load(settings.model, threads=1)
+        loaded = session.load(settings.serving, threads=1)
         asked = questions.Model(loaded.sha256, loaded.description.preprocess_version)
 
         def submit(folder: Path) -> None:

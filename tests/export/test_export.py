@@ -20,6 +20,7 @@ from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION
 from slicewise.worker.model import session
 from slicewise.worker.model.bundle import DISTANCES, EVIDENCE, PROBABILITIES, Description
+from slicewise.worker.model.verify import check
 
 LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
 DESCRIPTION = Description("reference", LABELS, PREPROCESS_VERSION, training={"split": "é"}, metrics={"validation": {}})
@@ -70,12 +71,16 @@ def test_a_true_bundle_is_written_and_serves(converted, network, slices, tmp_pat
     assert max(found.values()) <= 1e-5
     assert [path.name for path in output.parent.iterdir()] == ["reference.onnx"]
     model = session.load(output)
-    assert model.description == DESCRIPTION
+    assert model.description.golden
+    assert model.description == replace(DESCRIPTION, golden=model.description.golden)
+    assert any("it was made with" in finding.text for finding in check(model))
+    assert all(finding.passed for finding in check(model))
     colour = np.repeat(rasters[:9, ..., None], 3, axis=-1).astype(np.float32)
     answers = model.score(rasters[:9]).probabilities
     np.testing.assert_allclose(answers, network.predict(colour, verbose=0), atol=1e-5)
     assert np.ptp(answers, axis=0).max() > 0.01
-    assert output.read_bytes() == converted.SerializeToString()
+    assert output.read_bytes() == verify.described(converted, model.description).SerializeToString()
+    assert verify.described(converted, DESCRIPTION).SerializeToString() == converted.SerializeToString()
 
 
 @pytest.mark.parametrize("change", [1e-3, np.nan])
@@ -231,4 +236,5 @@ def test_a_small_network_is_exported_with_what_its_answer_rests_on(name, slices,
     scored = session.load(output).score(rasters)
     np.testing.assert_allclose(scored.probabilities, keras.ops.softmax(logits / 2), atol=1e-5)
     np.testing.assert_allclose(scored.distances, distances, rtol=1e-4)
-    assert convert(small, described, familiar).SerializeToString() == output.read_bytes()
+    again = verify.described(convert(small, described, familiar), session.load(output).description)
+    assert again.SerializeToString() == output.read_bytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
@@ -49,11 +49,12 @@ def test_it_agrees_with_the_bundle_and_is_a_quarter_of_it(made, rasters):
 def test_it_says_what_it_is(made):
     exact, variant = session.load(DEFAULT), session.load(made[0])
     assert (variant.description.variant, variant.description.made_from) == ("int8", exact.sha256)
-    assert variant.description.metrics == {}
+    assert variant.description.metrics == {"agreement": asdict(made[1])}
     assert (
-        replace(variant.description, variant=None, made_from=None, metrics=exact.description.metrics)
+        replace(variant.description, variant=None, made_from=None, golden=None, metrics=exact.description.metrics)
         == exact.description
     )
+    assert any("it was made with" in finding.text for finding in verify.check(variant))
     assert all(finding.passed for finding in verify.check(variant))
 
 

@@ -127,3 +127,15 @@ def orthanc(tmp_path, wait_until):
     yield begin
     for one in made:
         one.stop()
+
+
+@pytest.fixture
+def other(small_model, tmp_path):
+    """A network of another opinion, mostly."""
+    import onnx
+
+    made = onnx.load(small_model)
+    (weights,) = (one for one in made.graph.initializer if one.name == "weights")
+    weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), "weights"))
+    onnx.save(made, tmp_path / "other.onnx")
+    return tmp_path / "other.onnx"

@@ -188,7 +188,7 @@ def _model(up):
     from slicewise.worker.imaging import PREPROCESS_VERSION
     from slicewise.worker.model import bundle
 
-    return questions.Model(bundle.sha256(up.settings.model), PREPROCESS_VERSION)
+    return questions.Model(bundle.sha256(up.settings.serving), PREPROCESS_VERSION)
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ def test_everything_lies_in_the_home(tmp_path):
     assert settings.broker_url == f"redis+socket://{tmp_path}/redis.sock"
     assert settings.embedded
     assert settings.spool.parent == settings.logs.parent == tmp_path
-    assert settings.model == DEFAULT
-    assert settings.model.is_file()
+    assert settings.serving == DEFAULT
+    assert settings.serving.is_file()
 
 
 def test_without_a_home_it_is_the_platforms_data_folder(monkeypatch, tmp_path):

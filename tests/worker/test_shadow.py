@@ -12,18 +12,6 @@ from slicewise.worker.intake.spool import Spool
 from slicewise.worker.model import session
 
 
-@pytest.fixture
-def other(small_model, tmp_path):
-    """A network of another opinion, mostly."""
-    import onnx
-
-    made = onnx.load(small_model)
-    (weights,) = (one for one in made.graph.initializer if one.name == "weights")
-    weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), "weights"))
-    onnx.save(made, tmp_path / "other.onnx")
-    return tmp_path / "other.onnx"
-
-
 def rows(model, files):
     for path, _, answers in pipeline.assess(model, ((path, path) for path in files)):
         for answer in answers:

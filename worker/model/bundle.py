@@ -14,6 +14,7 @@ from typing import Any
 
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSIONS, SIZE
+from slicewise.worker.model.store import SHIPPED
 
 METADATA_KEY = "slicewise.bundle"
 CONTRACT = 1
@@ -21,8 +22,8 @@ PROBABILITIES, DISTANCES, EVIDENCE = "probabilities", "distances", "evidence"
 """A bundle's outputs, of which only the first must be there: ``(N, labels)``; ``(N,)``, how far the features of a slice
 lie from those of the nearest class; ``(N, h, w, labels)``, what each place of the last feature map says for each class:
 their mean, through a softmax, is the answer."""
-DEFAULT = Path(__file__).with_name("reference.onnx")
-"""The bundle shipped with the package."""
+DEFAULT = SHIPPED[0]
+"""The bundle that serves where none was chosen."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Description:
         A slice whose distance is above is refused; None where there are no distances.
     variant
         ``int8``, or None for the network as it was exported.
+    golden
+        ``slices``, a fingerprint of the sample study's slices, and ``probabilities``, what was said of them when the bundle
+        was made; None where that was not written down.
     made_from
         SHA-256 of the bundle that a variant was made from.
     """
@@ -67,6 +71,7 @@ class Description:
     unfamiliar_above: float | None = None
     variant: str | None = None
     made_from: str | None = None
+    golden: dict[str, Any] | None = None
     contract: int = CONTRACT
 
     def to_json(self) -> str:

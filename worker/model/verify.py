@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import numpy as np
 
 from slicewise.worker import sample
@@ -13,6 +16,10 @@ from slicewise.worker.model.session import BATCH, Model
 # Across batch sizes only the order of additions may differ.
 _SAME = 1e-5
 
+_GOLDEN = {None: 1e-3, "int8": 0.03}
+"""So far may answers be from those that the bundle was made with: processors and providers round differently, most of
+all before 8 bits are rounded."""
+
 
 def check(model: Model) -> list[Finding]:
     """Score the sample study and see that the answers are sound.
@@ -20,18 +27,41 @@ def check(model: Model) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Provider, probabilities that sum to 1, and the same answer at every batch size.
+        Provider, probabilities that sum to 1, the same answer at every batch size, and those that it was made with.
     """
     rasters = sample_rasters()
+    golden = model.description.golden
     together = model.score(np.resize(rasters, (BATCH, *rasters.shape[1:]))).probabilities[: len(rasters)]
     alone = np.concatenate([model.score(raster[None]).probabilities for raster in rasters])
     apart = float(np.abs(together - alone).max())
     total = float(np.abs(together.sum(axis=1) - 1).max())
-    return [
+    findings = [
         Finding(True, f"{model.description.name} {model.sha256[:12]} runs on {model.provider}"),
         Finding(bool(np.isfinite(together).all()) and total < _SAME, f"probabilities sum to 1 within {total:.1e}"),
         Finding(apart < _SAME, f"alone or in a batch of {BATCH}, answers differ by at most {apart:.1e}"),
     ]
+    if golden and golden["slices"] == fingerprint(rasters):
+        limit = _GOLDEN[model.description.variant]
+        off = float(np.abs(together - np.array(golden["probabilities"], np.float32)).max())
+        findings.append(
+            Finding(
+                off < limit,
+                f"from the answers that it was made with, its own differ by at most {off:.1e} ({limit:g} is allowed)",
+            )
+        )
+    return findings
+
+
+def golden(model: Model) -> dict[str, Any]:
+    """A bundle's answers to the sample study, for its description."""
+    rasters = sample_rasters()
+    answers = model.score(rasters).probabilities
+    return {"slices": fingerprint(rasters), "probabilities": [[round(float(p), 6) for p in row] for row in answers]}
+
+
+def fingerprint(rasters: np.ndarray) -> str:
+    """Hex SHA-256 of ``(N, 150, 150) uint8`` slices."""
+    return hashlib.sha256(np.ascontiguousarray(rasters).tobytes()).hexdigest()
 
 
 def sample_rasters() -> np.ndarray:

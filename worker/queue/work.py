@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from slicewise.db import questions, summaries, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Assessed
 from slicewise.worker import isolated, pipeline, pseudonyms
+from slicewise.worker.errors import Misconfigured
 from slicewise.worker.intake.spool import Spool
 from slicewise.worker.model import session as model_session
 from slicewise.worker.queue import owner
@@ -31,7 +33,7 @@ class Work:
     """A loaded model, a database, a spool, and the name under which leases are held.
 
     Build it in the process that works: sessions and connections do not survive a fork. Where `stopping` says so, it
-    hands its jobs back after the file at hand.
+    hands its jobs back after the file at hand. Before each turn it takes the bundle that is in charge by then.
     """
 
     def __init__(self, settings: Settings, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -39,12 +41,29 @@ class Work:
         self._stopping = stopping
         self._database = Database(settings.database_url)
         self._spool = Spool(settings.spool)
-        self._model = model_session.load(
-            settings.model, model_session.Provider(settings.provider), threads=settings.threads
-        )
         self._me = owner.here()
         self._patient = pseudonyms.naming(settings)
+        self._path = settings.serving
+        self._take(self._path)
+
+    def _take(self, path: Path) -> None:
+        self._model = model_session.load(
+            path, model_session.Provider(self._settings.provider), threads=self._settings.threads
+        )
         self.version = questions.Model(self._model.sha256, self._model.description.preprocess_version)
+
+    def _follow(self) -> None:
+        """Take the bundle that was put in charge meanwhile; where it cannot be loaded, the one that serves goes on."""
+        try:
+            path = self._settings.serving
+            if path == self._path:
+                return
+            self._path = path
+            self._take(path)
+        except Misconfigured as error:
+            log.warning("%s serves on: %s", self.version.sha256[:12], error)
+        else:
+            log.info("%s serves now", self.version.sha256[:12])
 
     def on_job(self, job_id: int) -> list[int]:
         """Work on a job that was rung, and on others of its lane while the batch has room.
@@ -58,6 +77,7 @@ class Work:
             Jobs to be rung: those that were handed back unfinished at the end of a turn, or else one that still waits, so that
             work goes on where no bell hangs any more.
         """
+        self._follow()
         held = self._claim(job_id)
         try:
             return self._work_through(held) or self._next(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 from anyio import to_thread
@@ -24,7 +25,7 @@ from slicewise.worker.web.uploads import Uploads
 
 
 def application(
-    *, uploads: Uploads, database: Database, reception: Reception, model: Model, admission: Admission
+    *, uploads: Uploads, database: Database, reception: Reception, model: Callable[[], Model], admission: Admission
 ) -> ASGIApp:
     """The ASGI application.
 

@@ -6,7 +6,7 @@ import io
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import IO, Any, cast
@@ -65,10 +65,10 @@ class Jobs:
     Parameters
     ----------
     model
-        Whose answers count.
+        Says whose answers count.
     """
 
-    def __init__(self, uploads: Uploads, database: Database, model: Model) -> None:
+    def __init__(self, uploads: Uploads, database: Database, model: Callable[[], Model]) -> None:
         self._uploads, self._database, self._model = uploads, database, model
 
     async def submit(self, request: Request) -> Response:
@@ -118,7 +118,7 @@ class Jobs:
     def _shown(self, uid: str) -> dict[str, Any]:
         with self._database.reading() as session:
             submission = self._submission(session, uid)
-            progress = questions.progress(session, submission, self._model)
+            progress = questions.progress(session, submission, self._model())
             jobs = questions.jobs(session, submission=submission)
         columns = ("job", "lane", "status", "files", "attempts", "reason", "created_at", "finished_at")
         return {
@@ -138,7 +138,7 @@ class Jobs:
         written = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES))  # noqa: SIM115
         text = io.TextIOWrapper(written, "utf-8", newline="")
         with self._database.reading() as session:
-            rows = questions.results(session, model=self._model, submission=submission)
+            rows = questions.results(session, model=self._model(), submission=submission)
             report.write_to(text, rows, report.RESULT_COLUMNS, form)
         text.flush()
         text.detach()

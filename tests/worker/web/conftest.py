@@ -142,7 +142,7 @@ def serve_with(settings) -> Iterator[Callable[..., Face]]:
             uploads=uploads,
             database=database,
             reception=reception("http", Lane.ROUTINE),
-            model=MODEL,
+            model=lambda: MODEL,
             admission=admission,
         )
         face.runs(server.make(served, None), uploads)
