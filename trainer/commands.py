@@ -42,6 +42,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("mixup", float, "alpha of the mixing of two pictures and their labels; 0 is off"),
         ("dropout", float, "rate of every dropout layer"),
         ("label_smoothing", float, "share of the label that is spread over all classes"),
+        ("strangers", float, "share of a batch that is pictures of nothing, to be unsure of; 0 is off"),
         ("averaging", float, "momentum of the average of the weights that is kept; 0 is off"),
         ("size", int, "side of the input; only 150 can be exported, smaller ones are cheap to start from"),
         ("patience", int, "stop after so many epochs without a better validation loss; 0 never stops"),

@@ -19,12 +19,19 @@ from slicewise.trainer.feed import Feed
 from slicewise.worker.model.session import tempered
 
 MOST_WRONG = 0.02
-"""Share of wrong labels among those that are given, on the pictures it is fitted on."""
+"""Share of wrong labels among those that are given, on the pictures it is fitted on, where that can be had for `MOST_SILENT`."""
+
+MOST_SILENT = 0.05
+"""Share of slices without a label, on those pictures: one that keeps silent more often is of little use."""
+
+BEARABLE = 0.1
+"""Where more of the labels would then be wrong, the network keeps silent as often as `MOST_WRONG` takes."""
 
 _TEMPERATURES = np.geomspace(0.2, 5, 401)
 
-# So many of its own kind are taken for strangers.
-_STRANGERS = 0.005
+# So far do all but a few of its own kind lie, and half as far again may others of that kind: another hospital's lie further
+# out (measured), and what is a stranger only just is for the network's own confidence to doubt.
+_FEW, _FURTHER = 0.005, 1.5
 
 # Weight of the sphere in the covariance: there are hardly ten pictures for each channel (Ledoit & Wolf 2004).
 _SHRINKAGE = 0.1
@@ -73,22 +80,24 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray, weights: np.nd
     return float(min(_TEMPERATURES, key=loss))
 
 
-def fit_abstention(
-    confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray, most_wrong: float = MOST_WRONG
-) -> float:
-    """The least confidence that deserves a label, so that of all labels given a small share is wrong.
+def fit_abstention(confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> float:
+    """The least confidence that deserves a label: `MOST_WRONG`, `MOST_SILENT` and `BEARABLE` say how it is weighed.
 
     Returns
     -------
     float
-        0 where that holds for all; above 1 where it holds for none.
+        0 where every slice deserves one; above 1 where none does.
     """
     order = np.argsort(-confidence, kind="stable")
     wrong, answered = np.cumsum((weights * ~correct)[order]), np.cumsum(weights[order])
-    fine = np.flatnonzero(wrong <= most_wrong * answered)
-    if not fine.size:
+    fine = np.flatnonzero(wrong <= MOST_WRONG * answered)
+    last = int(fine[-1]) if fine.size else -1
+    enough = int(np.searchsorted(answered, (1 - MOST_SILENT) * answered[-1]))
+    if last < enough and wrong[enough] <= BEARABLE * answered[enough]:
+        last = enough
+    if last < 0:
         return float(np.nextafter(1, 2))
-    return 0.0 if fine[-1] == len(order) - 1 else float(confidence[order][fine[-1]])
+    return 0.0 if last == len(order) - 1 else float(confidence[order][last])
 
 
 def _truth(pictures: Rasters) -> np.ndarray:
@@ -116,5 +125,5 @@ def _familiar(network: keras.Model, training: Rasters, validation: Rasters) -> F
     shrunk = (1 - _SHRINKAGE) * within + _SHRINKAGE * np.trace(within) / len(within) * np.eye(len(within))
     whitening = np.linalg.cholesky(np.linalg.inv(shrunk)).astype(np.float32)
     unlimited = Familiar(whitening, (means @ whitening).astype(np.float32), np.inf)
-    limit = np.quantile(unlimited.distances(features(validation)[0].astype(np.float32)), 1 - _STRANGERS)
-    return Familiar(unlimited.whitening, unlimited.centres, float(limit))
+    limit = np.quantile(unlimited.distances(features(validation)[0].astype(np.float32)), 1 - _FEW)
+    return Familiar(unlimited.whitening, unlimited.centres, float(_FURTHER * limit))

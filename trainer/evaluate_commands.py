@@ -88,6 +88,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     measured = scored.metrics(_words(options, scored, splits))
     measured["fingerprint"] = data.census([example for examples in asked for example in examples])["fingerprint"]
     measured["bundle"] = bundle.sha256(bundles[0]) if len(bundles) == 1 else None
+    measured["strangers"] = evaluation.on_strangers(bundles[0], scored.rasters, Provider(settings.provider))
     measured |= _beside(options, scored, parts, splits)
     title = ", ".join(map(str, bundles))
     if options.report:

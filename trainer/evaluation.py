@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from slicewise.trainer import calibration, data
+from slicewise.trainer import calibration, data, strangers
 from slicewise.trainer.recipe import Selection
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import session
 
 _DRAWS = 2000
+
+STRANGERS = 400
+"""Pictures of nothing that a network is tried on."""
+_SEED = 20_000
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -273,6 +277,17 @@ def pool(parts: Sequence[Scored]) -> Scored:
         [doubt for part in parts for doubt in part.doubts],
         sum(part.seconds for part in parts),
     )
+
+
+def on_strangers(bundle_path: Path, heads: data.Rasters, provider: session.Provider) -> dict[str, Any] | None:
+    """How many pictures of nothing a worker would label, ready for JSON; None where the network has no doubts."""
+    model = session.load(bundle_path, provider)
+    if model.description.abstain_below is None:
+        return None
+    # Not those that training draws from.
+    scores = model.score(strangers.draw(STRANGERS, heads.pixels, seed=_SEED))
+    labelled = sum(model.doubt(*score) is None for score in zip(*scores, strict=True))
+    return {"pictures": STRANGERS, "labelled": labelled}
 
 
 def near_copies(scored: Scored, training: Sequence[data.Example]) -> dict[str, Any]:

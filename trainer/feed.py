@@ -69,6 +69,9 @@ class Feed(keras.utils.PyDataset):
     The order and the variations of an epoch depend on the seed and the epoch alone, so a resumed run sees
     what an unbroken one would have seen. Give it to ``fit`` with ``shuffle=False``: Keras would put the batches
     into another order of its own, by Python's global random numbers.
+
+    Where there are `strangers`, ``(n, 150, 150) uint8``, they take the places of a `share` of each batch, and every class is
+    their label alike.
     """
 
     pixels: np.ndarray
@@ -79,6 +82,8 @@ class Feed(keras.utils.PyDataset):
     one_per_group: bool = False
     shuffle: bool = False
     mixup: float = 0.0
+    strangers: np.ndarray | None = None
+    share: float = 0.0
     seed: int = 0
     _epoch: int = field(init=False, default=0)
     _order: np.ndarray = field(init=False)
@@ -109,8 +114,11 @@ class Feed(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self._order[index * self.batch : (index + 1) * self.batch]
         random = np.random.default_rng((self.seed, self._epoch, index))
-        grey = np.stack([self._one(self.pixels[i], random) for i in chosen]).astype(np.float32)
-        wanted = np.eye(len(LABELS), dtype=np.float32)[self._targets[chosen]]
+        rasters, wanted = self.pixels[chosen], np.eye(len(LABELS), dtype=np.float32)[self._targets[chosen]]
+        if self.strangers is not None and (count := round(self.share * len(chosen))):
+            rasters[-count:] = self.strangers[random.integers(len(self.strangers), size=count)]
+            wanted[-count:] = 1 / len(LABELS)
+        grey = np.stack([self._one(raster, random) for raster in rasters]).astype(np.float32)
         if self.mixup:
             share = np.float32(random.beta(self.mixup, self.mixup))
             grey, wanted = (share * each + (1 - share) * each[::-1] for each in (grey, wanted))

@@ -67,6 +67,8 @@ class Recipe:
     mixup: float = 0.0
     """Alpha of the Beta distribution by which two pictures and their labels are mixed (Zhang et al. 2018); 0 is off."""
     label_smoothing: float = 0.0
+    strangers: float = 0.0
+    """Share of a batch that gives way to pictures of nothing, whose label is every class alike; 0 is off."""
     averaging: float = 0.0
     """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
     size: int = 150
@@ -86,7 +88,7 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch", 1), ("size", 94), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise Misconfigured(f"{name} is {getattr(self, name)}: give at least {least}")
-        for name in ("weight_decay", "mixup", "dropout", "label_smoothing", "averaging"):
+        for name in ("weight_decay", "mixup", "dropout", "label_smoothing", "strangers", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise Misconfigured(f"{name} is {getattr(self, name):g}: give a value from 0 to below 1")
 

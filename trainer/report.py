@@ -88,6 +88,11 @@ def print_metrics(measured: dict[str, Any], title: str, console: Console | None 
             f"labels are given to {_percent(doubt['coverage'])}{right}; withheld: {withheld}",
             soft_wrap=True,
         )
+    if found := measured.get("strangers"):
+        console.print(
+            f"pictures of nothing that imaging lets through: {found['labelled']} of {found['pictures']} would be labelled",
+            soft_wrap=True,
+        )
     for name, found in measured.get("near_copies", {}).items():
         console.print(
             f"{found['pictures']} pictures {name} a near-copy among those trained on: {_percent(found['accuracy'])} right",

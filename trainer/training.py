@@ -13,7 +13,7 @@ from rich.console import Console
 
 from slicewise.export.describe import provenance
 from slicewise.export.run import Run, make_folder, write_json
-from slicewise.trainer import callbacks, data, doubt
+from slicewise.trainer import callbacks, data, doubt, strangers
 from slicewise.trainer.feed import Feed
 from slicewise.trainer.network import build, transfer
 from slicewise.trainer.recipe import Recipe
@@ -21,6 +21,9 @@ from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION, SIZE
 from slicewise.worker.model import bundle
 from slicewise.worker.model.session import tempered
+
+_STRANGERS = 1024
+"""Pictures of nothing that a run draws from."""
 
 _EPOCH_MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -71,6 +74,8 @@ def train(
         one_per_group=recipe.one_per_group,
         shuffle=True,
         mixup=recipe.mixup,
+        strangers=strangers.draw(_STRANGERS, training.pixels, recipe.seed) if recipe.strangers else None,
+        share=recipe.strangers,
         seed=recipe.seed,
     )
     held = Feed(validation.pixels, validation.examples, recipe.batch, size=recipe.size)

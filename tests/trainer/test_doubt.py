@@ -51,6 +51,20 @@ def test_the_band_of_abstention(right, least):
     assert given.any() == any(right)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "given"),
+    [(1, 100), (2, 100), (3, 95), (5, 95), (9, 95), (15, 81)],
+    ids=["few wrong", "as many as may be", "the least sure five", "no more than five", "still", "too many to bear"],
+)
+def test_silence_has_its_bounds(wrong, given):
+    """All that is wrong is among the twenty least sure."""
+    right = np.ones(100, bool)
+    right[[80, 83, 86, 89, 92, 95, 96, 97, 98, 99, 81, 82, 84, 85, 87][:wrong]] = False
+    confidence = np.linspace(1.0, 0.01, 100)
+    found = doubt.fit_abstention(confidence, right, np.ones(100))
+    assert (confidence >= found).sum() == given
+
+
 def pictures(count: int, start: int, *, strange: bool = False) -> Rasters:
     """Soft blobs whose place depends on the class."""
     made, examples = [], []

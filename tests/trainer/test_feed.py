@@ -107,6 +107,19 @@ def test_mixed_pictures_have_mixed_labels(pixels, examples):
     np.testing.assert_allclose(labels, share * wanted + (1 - share) * wanted[::-1], atol=1e-5)
 
 
+def test_strangers_take_the_places_of_a_share(pixels, examples):
+    strangers = np.full((3, 150, 150), 255, np.uint8)
+    feed = Feed(pixels, examples, batch=8, strangers=strangers, share=0.25)
+    for x, y in batches(feed):
+        strange = x.reshape(len(x), -1).min(axis=1) == 255
+        assert strange.sum() == 2
+        np.testing.assert_array_equal(y[strange], 0.25)
+        np.testing.assert_array_equal(y[~strange].max(axis=1), 1)
+    assert pixels.max() < 255
+    without = Feed(pixels, examples, batch=8, strangers=strangers, share=0.01)
+    assert levels(without) == list(range(COUNT))
+
+
 def test_flip_mirrors_left_and_right():
     raster = np.random.default_rng(0).integers(0, 256, (150, 150)).astype(np.uint8)
     varied = [vary(raster, replace(OFF, flip=True), 150, np.random.default_rng(seed)) for seed in range(8)]

@@ -12,6 +12,7 @@ from slicewise.trainer import baseline, report
 from tests.trainer.test_figures import scored
 
 ADDED = {
+    "strangers": {"pictures": 400, "labelled": 12},
     "near_copies": {
         "with": {"pictures": 3, "accuracy": 1.0},
         "without": {"pictures": 0, "accuracy": None},
@@ -28,6 +29,7 @@ def test_what_is_printed(capsys):
     told = capsys.readouterr().out
     for line in (
         "split: here",
+        "pictures of nothing that imaging lets through: 12 of 400 would be labelled",
         "3 pictures with a near-copy among those trained on: 100.0% right",
         "0 pictures without a near-copy among those trained on: none right",
         "nearest neighbour on 48x48 thumbnails, which learns nothing: 50.0% right (40.0% to 60.0%)",
