@@ -10,7 +10,7 @@ FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PROVIDER_gpu := cuda
 PROVIDER_cpu := cpu
 
-.PHONY: help run dev test check format bench chaos fuzz deploy-check lock clean
+.PHONY: help run dev test check format bench bench-networks chaos fuzz deploy-check lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ bench: $(VENV)/.dev  ## slices per second: run, bare ONNX Runtime, keras predict
 	@tests/peers.sh
 	$(BIN)/python -m tests.bench.throughput
 	$(BIN)/python -m tests.bench.receive
+
+bench-networks: $(VENV)/.dev  ## slices per second of the networks and their 8-bit variants: BUNDLES="further.onnx"
+	$(BIN)/python -m tests.bench.networks $(BUNDLES)
 
 chaos: $(VENV)/.dev  ## kill at random for an hour or more: CHAOS_KILLS=1000 CHAOS_SEED=1
 	CHAOS_KILLS=$${CHAOS_KILLS:-1000} $(BIN)/python -m pytest -s tests/chaos

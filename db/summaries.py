@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -14,6 +14,11 @@ from slicewise.db.engine import now
 from slicewise.db.models import Arrival, Instance, Job, Result, Summary
 from slicewise.db.questions import Model, counts
 from slicewise.db.records import JobStatus, Outcome
+
+NO_TUMOR = "no_tumor"
+
+_LEAST, _SHARE = 3, 0.05
+"""A verdict rests on so many slices at least, and on such a share of those with a label: wrong answers come singly, too."""
 
 _UNFINISHED = (JobStatus.OPEN, JobStatus.PENDING, JobStatus.RUNNING)
 
@@ -115,6 +120,45 @@ def _counted(session: Session, series: Any, model: Model) -> dict[str, dict[str,
     return found
 
 
+def verdict(labels: Mapping[str, int], abstained: int) -> str | None:
+    """What the slices of a series say together; None where they do not say one thing.
+
+    A tumour takes three slices (all of them, where there are fewer), a twentieth of those with a label, and more than all other
+    tumours have. That there is none takes that no slice shows one, and that at most one in five has no label.
+
+    Parameters
+    ----------
+    labels
+        Slices by label.
+    abstained
+        Slices without one.
+    """
+    labelled = sum(labels.values())
+    tumours = {label: count for label, count in labels.items() if label != NO_TUMOR}
+    if not tumours:
+        return NO_TUMOR if labelled and labelled >= 4 * abstained else None
+    leading = max(tumours, key=lambda label: tumours[label])
+    enough = max(min(_LEAST, labelled), _SHARE * labelled)
+    alone = 2 * tumours[leading] > sum(tumours.values())
+    return leading if tumours[leading] >= enough and alone else None
+
+
+def rests_on(session: Session, model: Model, series: str, label: str) -> list[dict[str, Any]]:
+    """``sop_instance_uid``, ``content_sha256``, ``frame`` and ``confidence`` of the slices of a series with a label, the surest first."""
+    asked = (
+        select(Instance.sop_instance_uid, Result.content_sha256, Result.frame, Result.confidence)
+        .join(Instance, Instance.id == Result.instance_id)
+        .where(
+            Instance.series_instance_uid == series,
+            Instance.conflicts_with.is_(None),
+            Result.label == label,
+            counts(model),
+        )
+        .order_by(Result.confidence.desc(), Result.id)
+    )
+    return [dict(row) for row in session.execute(asked).mappings()]
+
+
 def summaries(
     session: Session,
     model: Model,
@@ -131,8 +175,8 @@ def summaries(
     ------
     dict
         ``series_instance_uid``, ``study_instance_uid``, ``patient``, ``revision``, ``files``, ``labelled``, ``abstained``,
-        ``refused`` (frames, and files refused as a whole), ``labels`` (frames by label), ``model_sha256``,
-        ``preprocess_version``, ``job``, ``created_at``, ``superseded_at``.
+        ``refused`` (frames, and files refused as a whole), ``labels`` (frames by label), ``verdict`` (by `verdict`),
+        ``model_sha256``, ``preprocess_version``, ``job``, ``created_at``, ``superseded_at``.
     """
     # Study and patient are those of the first file of the series whose header could be read.
     one = aliased(Instance)
@@ -169,4 +213,5 @@ def summaries(
     if not superseded:
         asked = asked.where(Summary.superseded_at.is_(None))
     for row in session.execute(asked.order_by(Summary.id.desc()).limit(limit)).mappings():
-        yield {**row, **{k: row[k] and row[k].isoformat() for k in ("created_at", "superseded_at")}}
+        said = {"verdict": verdict(row["labels"], row["abstained"])}
+        yield {**row, **said, **{k: row[k] and row[k].isoformat() for k in ("created_at", "superseded_at")}}

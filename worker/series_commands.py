@@ -37,13 +37,26 @@ _COLUMNS = (
     "abstained",
     "refused",
     "labels",
+    "verdict",
+    "rests_on",
     "model_sha256",
     "preprocess_version",
     "job",
     "created_at",
     "superseded_at",
 )
-_SHOWN = ("series", "revision", "files", "labelled", "abstained", "refused", "labels", "created_at", "superseded_at")
+_SHOWN = (
+    "series",
+    "revision",
+    "files",
+    "labelled",
+    "abstained",
+    "refused",
+    "labels",
+    "verdict",
+    "created_at",
+    "superseded_at",
+)
 
 
 def _series(options: argparse.Namespace) -> int:
@@ -63,7 +76,17 @@ def _series(options: argparse.Namespace) -> int:
             limit=options.limit,
         )
         if not shell.for_people(options):
-            report.write(rows, _COLUMNS, shell.machine_format(options), options.output)
+            grounds = (
+                {
+                    **row,
+                    # By now: what a superseded summary rested on may have been joined by more.
+                    "rests_on": summaries.rests_on(session, model, row["series_instance_uid"], row["verdict"])
+                    if row["verdict"] and row["superseded_at"] is None
+                    else [],
+                }
+                for row in list(rows)
+            )
+            report.write(grounds, _COLUMNS, shell.machine_format(options), options.output)
             return 0
         shown = [
             {

@@ -54,6 +54,40 @@ def test_a_series_is_counted_by_what_became_of_its_slices(desk, end, listed):
     assert row["superseded_at"] is None
 
 
+@pytest.mark.parametrize(
+    ("labels", "abstained", "said"),
+    [
+        ({}, 0, None),
+        ({}, 5, None),
+        ({"no_tumor": 20}, 5, "no_tumor"),
+        ({"no_tumor": 20}, 6, None),
+        ({"no_tumor": 18, "glioma": 2}, 0, None),
+        ({"no_tumor": 17, "glioma": 3}, 9, "glioma"),
+        ({"no_tumor": 197, "glioma": 3}, 0, None),
+        ({"no_tumor": 190, "glioma": 10}, 0, "glioma"),
+        ({"glioma": 4, "meningioma": 3}, 0, "glioma"),
+        ({"glioma": 4, "meningioma": 4}, 0, None),
+        ({"glioma": 4, "meningioma": 3, "pituitary": 1}, 0, None),
+        ({"pituitary": 1}, 0, "pituitary"),
+        ({"pituitary": 1, "no_tumor": 1}, 0, None),
+    ],
+)
+def test_the_verdict_on_a_series(labels, abstained, said):
+    assert summaries.verdict(labels, abstained) == said
+
+
+def test_a_verdict_names_the_slices_that_it_rests_on(desk, end, listed, sha):
+    end(desk.submit("a", "b", "c"), "a", "b", "c")
+    end(desk.submit("d", submission="t"), "d", label="pituitary")
+    (row,) = listed()
+    assert row["verdict"] == "glioma"
+    with desk.database.reading() as session:
+        grounds = summaries.rests_on(session, desk.model, "5", "glioma")
+        assert summaries.rests_on(session, desk.model, "6", "glioma") == []
+    assert {one["content_sha256"] for one in grounds} == {sha(name) for name in "abc"}
+    assert {(one["sop_instance_uid"], one["frame"]) for one in grounds} == {("1.a", 1), ("1.b", 1), ("1.c", 1)}
+
+
 def test_late_slices_supersede_the_summary_visibly(desk, end, listed):
     end(desk.submit("a"), "a")
     assert end(desk.submit("late", submission="t"), "late", label="pituitary") == 1

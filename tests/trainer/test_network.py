@@ -80,7 +80,7 @@ def small(request) -> keras.Model:
 def test_a_small_network_answers_by_the_mean_of_its_map(small):
     """So what a place of the map says for a class adds up to the answer."""
     assert small.count_params() < 1_400_000
-    assert small.count_params() == {"residual": 1_352_100, "hybrid": 1_287_588}[small.name]
+    assert small.count_params() == {"residual": 1_352_292, "hybrid": 1_287_780}[small.name]
     slices = np.random.default_rng(0).uniform(0, 255, (2, 150, 150, 3)).astype(np.float32)
     named = [small.get_layer(name).output for name in (FEATURE_MAP, FEATURES, LOGITS)]
     seen, features, logits = keras.Model(small.input, named)(slices)
@@ -91,6 +91,24 @@ def test_a_small_network_answers_by_the_mean_of_its_map(small):
     np.testing.assert_allclose(features, np.asarray(seen).mean(axis=(1, 2)), rtol=1e-3, atol=1e-5)
     answers = small(slices)
     np.testing.assert_allclose(answers, keras.ops.softmax(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_a_place_that_counts_for_more_says_more():
+    """Attention begins as the plain mean, and its weights are 1 on average whatever it learns."""
+    small = residual(94)
+    slices = np.random.default_rng(0).uniform(0, 255, (2, 94, 94, 3)).astype(np.float32)
+    attention = small.get_layer("attention")
+    named = [attention.input, small.get_layer(FEATURE_MAP).output, small.get_layer(FEATURES).output]
+    looking = keras.Model(small.input, named)
+    before, seen, _ = map(np.asarray, looking(slices))
+    np.testing.assert_allclose(seen, before, rtol=1e-5)
+    attention.set_weights([np.random.default_rng(1).normal(0, 0.3, (1, 1, 192, 1))])
+    before, seen, features = map(np.asarray, looking(slices))
+    said = before @ attention.get_weights()[0].reshape(192)
+    weights = np.exp(said) / np.exp(said).mean(axis=(1, 2), keepdims=True)
+    assert weights.max() > 1.5
+    np.testing.assert_allclose(seen, before * weights[..., None], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features, (before * weights[..., None]).mean(axis=(1, 2)), rtol=1e-3, atol=1e-4)
 
 
 def test_every_name_is_a_network_of_that_name():

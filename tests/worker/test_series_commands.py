@@ -32,6 +32,8 @@ def test_as_a_data_scientist_asks(quick, slicewise, tmp_path, write_dicom):
     rows = json.loads(slicewise("series", "--format", "json").stdout)
     assert sum(row["labelled"] for row in rows) >= 3
     assert {row["revision"] for row in rows} == {1}
+    assert all(bool(row["rests_on"]) == bool(row["verdict"]) for row in rows)
+    assert all(len(row["rests_on"]) == row["labels"][row["verdict"]] for row in rows if row["verdict"])
     told = slicewise("series").stdout
     assert f"{len(rows)} rows" in told
     assert "superseded_at" not in told
