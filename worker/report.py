@@ -94,7 +94,7 @@ def _write_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], handle: I
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, dict):
+    if isinstance(value, (dict, list)):
         return json.dumps(value)
     # A spreadsheet runs a text cell that begins like a formula.
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
