@@ -14,13 +14,11 @@ from slicewise.export.run import in_one_step
 from slicewise.export.verify import described
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import session
+from slicewise.worker.model.gate import LEAST_AGREEMENT
 from slicewise.worker.model.verify import golden
 
 SLICES = 128
 """Slices that both are compared on; the ranges of activations are taken from the first half."""
-
-LEAST_AGREEMENT = 0.98
-"""Share of the slices that must keep their label."""
 
 VARIANT = "int8"
 

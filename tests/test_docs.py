@@ -14,6 +14,7 @@ from slicewise.db.reasons import RefusalReason
 from slicewise.worker import accounting, pipeline, report, sample
 from slicewise.worker.cli import EXIT_CONFIGURATION, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_USAGE
 from slicewise.worker.errors import Misconfigured, Refused
+from slicewise.worker.model.bundle import DEFAULT
 from slicewise.worker.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,8 @@ def test_the_defaults_documented_are_the_defaults(tmp_path):
             continue
         shown = default.replace("`", "").replace(" + ", "").replace("$SLICEWISE_HOME", str(tmp_path))
         assert shown == value, name
-    assert made.serving == ROOT / "worker/model/reference.onnx"
+    assert made.serving == DEFAULT
+    assert f"`{DEFAULT.relative_to(ROOT)}`" in documented_settings()["SLICEWISE_MODEL"][0]
 
 
 @pytest.mark.parametrize("name", ["SLICEWISE_THREADS", "SLICEWISE_LEASE_SECONDS", "SLICEWISE_JOB_FILES"])

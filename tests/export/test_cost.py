@@ -12,7 +12,8 @@ from slicewise.export.doubt import Familiar
 from slicewise.export.quantise import quantise
 from slicewise.worker.imaging import PREPROCESS_VERSION, to_raster
 from slicewise.worker.imaging.scan import Slice
-from slicewise.worker.model.bundle import DEFAULT, Description
+from slicewise.worker.model.bundle import Description
+from slicewise.worker.model.store import REFERENCE
 from tests.conftest import brain
 
 
@@ -44,9 +45,9 @@ def test_every_multiplication_counts_once(small):
 
 
 def test_the_reference_network(tmp_path):
-    found = cost(DEFAULT)
+    found = cost(REFERENCE)
     assert found.parameters == 4_447_044
     assert found.operations == pytest.approx(2.3e9, rel=0.01)
     rasters = np.stack([to_raster(Slice(brain(seed), 1)) for seed in range(2, 26)])
-    quantise(DEFAULT, tmp_path / "int8.onnx", rasters)
+    quantise(REFERENCE, tmp_path / "int8.onnx", rasters)
     assert cost(tmp_path / "int8.onnx") == found

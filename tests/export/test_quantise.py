@@ -17,7 +17,8 @@ from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION, to_raster
 from slicewise.worker.imaging.scan import Slice
 from slicewise.worker.model import session, verify
-from slicewise.worker.model.bundle import DEFAULT, Description
+from slicewise.worker.model.bundle import Description
+from slicewise.worker.model.store import REFERENCE
 from tests.conftest import brain
 
 SURE = range(2, 66)
@@ -32,22 +33,22 @@ def rasters() -> np.ndarray:
 @pytest.fixture(scope="module")
 def made(rasters, tmp_path_factory):
     output = tmp_path_factory.mktemp("made") / "new" / "reference-int8.onnx"
-    return output, quantise.quantise(DEFAULT, output, rasters)
+    return output, quantise.quantise(REFERENCE, output, rasters)
 
 
 def test_it_agrees_with_the_bundle_and_is_a_quarter_of_it(made, rasters):
     output, found = made
     assert (found.slices, found.labels >= quantise.LEAST_AGREEMENT) == (24, True)
     assert 0 < found.largest < 0.2
-    assert output.stat().st_size < DEFAULT.stat().st_size / 3
-    exact, variant = session.load(DEFAULT), session.load(output)
+    assert output.stat().st_size < REFERENCE.stat().st_size / 3
+    exact, variant = session.load(REFERENCE), session.load(output)
     changed = np.abs(exact.score(rasters).probabilities - variant.score(rasters).probabilities).max()
     assert changed == pytest.approx(found.largest)
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
 def test_it_says_what_it_is(made):
-    exact, variant = session.load(DEFAULT), session.load(made[0])
+    exact, variant = session.load(REFERENCE), session.load(made[0])
     assert (variant.description.variant, variant.description.made_from) == ("int8", exact.sha256)
     assert variant.description.metrics == {"agreement": asdict(made[1])}
     assert (
@@ -79,7 +80,7 @@ def test_one_that_disagrees_is_not_written(rasters, tmp_path, monkeypatch):
     output.write_bytes(b"what was there before")
     monkeypatch.setattr(quantise, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(Misconfigured, match=r"keep their label, and .* was not written"):
-        quantise.quantise(DEFAULT, output, rasters)
+        quantise.quantise(REFERENCE, output, rasters)
     assert output.read_bytes() == b"what was there before"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -105,9 +106,9 @@ def test_distance_and_evidence_stay_what_they_are(rasters, tmp_path, monkeypatch
 def test_as_a_person_calls_it(slicewise, write_jpeg, tmp_path):
     for number in range(quantise.SLICES):
         write_jpeg(tmp_path / "s" / f"{number}.jpg", seed=SURE[number % len(SURE)])
-    told = slicewise("quantise", DEFAULT, "--slices", tmp_path / "s", "--output", tmp_path / "int8.onnx").stdout
+    told = slicewise("quantise", REFERENCE, "--slices", tmp_path / "s", "--output", tmp_path / "int8.onnx").stdout
     assert "of 128 real slices keep their label" in told
     shown = slicewise("model", "show", tmp_path / "int8.onnx").stdout
     assert '"variant": "int8"' in shown
-    few = slicewise("quantise", DEFAULT, "--slices", tmp_path / "s" / "0.jpg", "--output", tmp_path / "x", status=78)
+    few = slicewise("quantise", REFERENCE, "--slices", tmp_path / "s" / "0.jpg", "--output", tmp_path / "x", status=78)
     assert "--slices" in few.stderr

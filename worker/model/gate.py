@@ -12,6 +12,9 @@ from slicewise.worker.model.session import Model
 LEAST_CHANGE = -0.003
 """So much may the share of right answers change, on the same pictures: 0.3 points are less than two fits of one network differ by."""
 
+LEAST_AGREEMENT = 0.98
+"""Share of slices whose label a variant, made from the one that serves, has to keep."""
+
 
 def check(candidate: Model, serving: Model, measured: Iterable[Mapping[str, Any]] = ()) -> list[Finding]:
     """Whether a candidate may take the place of the one that serves.
@@ -28,9 +31,14 @@ def check(candidate: Model, serving: Model, measured: Iterable[Mapping[str, Any]
             same, f"its labels are {', '.join(candidate.labels)}{'' if same else ': not those of the one that serves'}"
         )
     )
+    described = candidate.description
+    agreement = described.metrics.get("agreement") if described.made_from == serving.sha256 else None
+    if agreement:
+        kept = f"{agreement['labels']:.1%} of {agreement['slices']} slices kept their label"
+        findings.append(Finding(agreement["labels"] >= LEAST_AGREEMENT, f"made from the one that serves: {kept}"))
     ours, theirs = (_by_pictures(model, measured) for model in (candidate, serving))
     shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
+    if not shared and not agreement:
         remedy = (
             "measure both with 'slicewise evaluate --output' and give the files as --figures, or promote it --anyway"
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from slicewise.worker.errors import Misconfigured
 
-SHIPPED = tuple(Path(__file__).with_name(f"{name}.onnx") for name in ("reference", "reference-paper"))
+REFERENCE, PAPER = (Path(__file__).with_name(f"{name}.onnx") for name in ("reference", "reference-paper"))
+SHIPPED = (REFERENCE, PAPER)
 """The bundles that come with the package; the first serves where none was promoted."""
 
 

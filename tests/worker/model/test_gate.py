@@ -69,6 +69,17 @@ def test_what_bundles_say_of_themselves_counts(candidate, serving):
     assert failed(measured_itself(candidate, 0.9, "q"), stands) != []
 
 
+@pytest.mark.parametrize(("kept", "passes"), [(0.98, True), (0.97, False)])
+def test_a_variant_of_the_one_that_serves_has_kept_its_labels(candidate, serving, kept, passes):
+    agreement = {"agreement": {"labels": kept, "slices": 128, "largest": 0.1}}
+    variant = saying(candidate, variant="int8", made_from=serving.sha256, metrics=agreement)
+    told = [] if passes else ["made from the one that serves: 97.0% of 128 slices kept their label"]
+    assert failed(variant, serving) == told
+    assert "no figures of both" in failed(saying(variant, made_from="0" * 64), serving)[-1]
+    # Figures count beside it.
+    assert len(failed(variant, serving, [figures(serving, 0.9), figures(candidate, 0.8)])) == 1 + (not passes)
+
+
 def test_other_labels_are_another_question(candidate, serving):
     renamed = saying(candidate, labels=("a", "b", "c", "d"))
     (told,) = failed(renamed, serving, [figures(serving, 0.9), figures(candidate, 0.9)])
