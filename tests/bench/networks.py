@@ -37,16 +37,18 @@ def main() -> None:
 
 
 def contenders(paths: Sequence[Path], rasters: np.ndarray, scratch: Path) -> Iterator[tuple[str, session.Model]]:
-    """Each bundle by a name, and an 8-bit variant of each that has none; architectures once."""
+    """Each architecture once, by a name, and an 8-bit variant of it."""
     from slicewise.export import quantise
 
     # What is measured here is time: painted slices need not keep their label.
     quantise.LEAST_AGREEMENT = 0
+    known = set()
     for path in paths:
         loaded = session.load(path, threads=1)
-        name, variant = loaded.description.name, loaded.description.variant
-        yield f"{name} {variant or 'float32'}", loaded
-        if not variant:
+        name = loaded.description.name
+        if not loaded.description.variant and name not in known:
+            known.add(name)
+            yield f"{name} float32", loaded
             small = scratch / f"{loaded.sha256}.onnx"
             quantise.quantise(path, small, rasters)
             yield f"{name} int8", session.load(small, threads=1)

@@ -12,6 +12,7 @@ import pytest
 
 from slicewise.export.run import Run
 from slicewise.worker.model import session
+from slicewise.worker.model.store import REFERENCE
 
 BLOCKED = """
 import sys
@@ -101,7 +102,7 @@ def test_evaluate_on_one_page(data_set, tmp_path, slicewise):
     groups.write_text("\n".join(["path,pooled_group,fold5,group_mixed_label", *rows]))
     told = slicewise(
         *("evaluate", data_set, "--groups", groups, "--split", "random", "--fraction", 0.4, "--nearest"),
-        *("--report", page, "--output", figures),
+        *("--report", page, "--output", figures, "--model", REFERENCE),
     ).stdout
     measured = json.loads(figures.read_text())
     assert sum(found["pictures"] for found in measured["near_copies"].values()) == measured["pictures"] == 8

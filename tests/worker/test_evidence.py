@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from slicewise.worker import evidence
+from slicewise.worker.imaging import load, to_raster
 from slicewise.worker.model import session
 from slicewise.worker.model.bundle import EVIDENCE
+from slicewise.worker.model.store import RESIDUAL
+from slicewise.worker.sample import STUDY
 
 
 def test_heat_lies_where_most_is_said_for_the_label():
@@ -89,3 +92,26 @@ def test_a_network_that_does_not_answer_by_places_says_so(quick, slicewise, writ
     done = slicewise("evidence", write_study(tmp_path / "s", 2), "--pictures", tmp_path / "drawn", status=78)
     assert "give --model" in done.stderr
     assert not (tmp_path / "drawn").exists()
+
+
+# Where the masses are painted, in the raster: rows and columns.
+MASSES = {
+    "mass_rim_jpeg2000.dcm": ("glioma", slice(42, 80), slice(36, 66)),
+    "mass_dural_jpegls.dcm": ("meningioma", slice(62, 93), slice(100, 131)),
+    "mass_sella_implicit.dcm": ("pituitary", slice(82, 104), slice(64, 88)),
+}
+
+
+@pytest.mark.parametrize("name", MASSES)
+def test_the_shipped_network_looks_at_the_mass(name):
+    """What speaks for the tumour lies on it: its hottest place, and several times more of the heat than of the slice."""
+    label, rows, columns = MASSES[name]
+    model = session.load(RESIDUAL, threads=1)
+    (decoded,) = load((STUDY / name).read_bytes())
+    (said,) = model.evidence(to_raster(decoded)[None])
+    hot = evidence.heat(said, model.labels.index(label))
+    on_it = np.zeros(hot.shape, bool)
+    # The last map has places of 15 pixels, and is drawn between their centres.
+    on_it[max(0, rows.start - 8) : rows.stop + 8, max(0, columns.start - 8) : columns.stop + 8] = True
+    assert on_it[np.unravel_index(hot.argmax(), hot.shape)]
+    assert hot[on_it].sum() / hot.sum() > 3 * on_it.mean()

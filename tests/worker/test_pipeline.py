@@ -14,6 +14,7 @@ from slicewise.db.records import NO_MODEL, WHOLE_FILE, Outcome
 from slicewise.worker import pipeline
 from slicewise.worker.model import session
 from slicewise.worker.model.bundle import DEFAULT, METADATA_KEY, Description
+from slicewise.worker.sample import STUDY
 
 
 @pytest.fixture(scope="module", params=["small", "shipped"])
@@ -43,8 +44,8 @@ def test_answers_come_in_order_one_for_each_file(small, write_study, tmp_path):
         assert (prepared.header.sop_instance_uid is not None) == (files[number].suffix == ".dcm")
 
 
-def test_a_label_is_the_class_of_the_largest_probability(model, write_dicom, tmp_path):
-    (answer,) = answers(model, [write_dicom(tmp_path / "a.dcm")])[0]
+def test_a_label_is_the_class_of_the_largest_probability(model):
+    (answer,) = answers(model, [STUDY / "brain_axial_explicit.dcm"])[0]
     assert answer.label == max(answer.probabilities, key=answer.probabilities.get)
     assert set(answer.probabilities) == set(model.labels)
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)

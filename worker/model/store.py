@@ -13,8 +13,10 @@ from pathlib import Path
 
 from slicewise.worker.errors import Misconfigured
 
-REFERENCE, PAPER = (Path(__file__).with_name(f"{name}.onnx") for name in ("reference", "reference-paper"))
-SHIPPED = (REFERENCE, PAPER)
+RESIDUAL, REFERENCE, PAPER = (
+    Path(__file__).with_name(f"{name}.onnx") for name in ("residual", "reference", "reference-paper")
+)
+SHIPPED = (RESIDUAL, REFERENCE, PAPER)
 """The bundles that come with the package; the first serves where none was promoted."""
 
 
