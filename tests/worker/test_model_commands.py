@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from sqlalchemy import select
@@ -98,10 +97,8 @@ def test_a_running_worker_follows_and_keeps_what_it_has_when_it_cannot(
         wait_until(lambda: answered_by(slicewise) == expected)
         assert "0 jobs set to wait" in slicewise("model", "rescore").stdout
 
-        damaged = tmp_path / "damaged.onnx"
-        shutil.copy(SHIPPED[0], damaged)
-        ready.promote(damaged, "d" * 64, "somebody")
-        ready.path("d" * 64).write_bytes(b"half a file")
+        ready.promote(SHIPPED[0], bundle.sha256(SHIPPED[0]), "somebody")
+        ready.path(bundle.sha256(SHIPPED[0])).write_bytes(b"half a file")
         slicewise("submit", tmp_path / "2.dcm")
         wait_until(lambda: answered_by(slicewise) == sorted([*expected, (mine, "2")]))
     log = (settings.logs / "worker.log").read_text()

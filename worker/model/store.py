@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -84,16 +85,24 @@ class Store:
     def promote(self, bundle: Path, sha256: str, by: str) -> Promotion:
         """Put a bundle in charge; a copy of it is kept.
 
+        Parameters
+        ----------
+        sha256
+            Of the bundle as it was looked at.
+
         Raises
         ------
         Misconfigured
-            It serves already, or cannot be copied.
+            It serves already, cannot be copied, or is not what was looked at.
         """
         with self._changing() as promoted:
             if promoted and promoted[-1].sha256 == sha256:
                 raise Misconfigured(f"{sha256[:12]} serves already")
+            content = bundle.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise Misconfigured(f"{bundle} has changed since it was looked at: nothing was promoted")
             if not self.path(sha256).exists():
-                _write(self.path(sha256), bundle.read_bytes())
+                _write(self.path(sha256), content)
             promoted.append(Promotion(sha256, datetime.now(UTC).isoformat(timespec="seconds"), by))
             return promoted[-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model.store import SHIPPED, Store
 from slicewise.worker.settings import Settings
 
-A, B = "a" * 64, "b" * 64
+A, B = (hashlib.sha256(name).hexdigest() for name in (b"a", b"b"))
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_promotions_are_a_stack(files):
     assert store.serving() == SHIPPED[0]
     with pytest.raises(Misconfigured, match="nothing was promoted"):
         store.rollback()
-    assert [path.name[0] for path in store.kept()] == ["a", "b"]
+    assert {path.stem for path in store.kept()} == {A, B}
 
 
 def test_the_settings_follow_unless_they_name_one(files):
@@ -48,6 +49,13 @@ def test_the_settings_follow_unless_they_name_one(files):
     Store(home).promote(files / "a", A, "me")
     assert Settings.from_environment(given).serving == Store(home).path(A)
     assert Settings.from_environment(given | {"SLICEWISE_MODEL": "/x.onnx"}).serving.name == "x.onnx"
+
+
+def test_what_has_changed_since_it_was_looked_at_is_not_promoted(files):
+    store = Store(files / "home")
+    with pytest.raises(Misconfigured, match="has changed since it was looked at"):
+        store.promote(files / "b", A, "me")
+    assert (store.promoted(), store.kept()) == ([], [])
 
 
 def test_the_one_that_serves_is_not_promoted_again(files):
@@ -83,21 +91,24 @@ def test_a_home_that_cannot_be_written(files):
 
 
 PROMOTER = """
-import sys
+import hashlib, sys
 from pathlib import Path
 from slicewise.worker.model.store import Store
 for n in range(20):
-    Store(Path(sys.argv[1])).promote(Path(sys.argv[2]), f"{sys.argv[3]}{n:063}", "me")
+    mine = Path(sys.argv[2], f"{sys.argv[3]}{n}")
+    mine.write_bytes(mine.name.encode())
+    Store(Path(sys.argv[1])).promote(mine, hashlib.sha256(mine.name.encode()).hexdigest(), "me")
 """
 
 
 def test_two_that_promote_at_the_same_time_lose_nothing(files):
-    words = [[sys.executable, "-c", PROMOTER, str(files / "home"), str(files / "a"), who] for who in "ab"]
+    words = [[sys.executable, "-c", PROMOTER, str(files / "home"), str(files), who] for who in "ab"]
     running = [subprocess.Popen(one) for one in words]
     assert [one.wait(60) for one in running] == [0, 0]
     promoted = [one.sha256 for one in Store(files / "home").promoted()]
     assert len(promoted) == 40
     for who in "ab":
-        assert [sha for sha in promoted if sha[0] == who] == [f"{who}{n:063}" for n in range(20)]
+        theirs = [hashlib.sha256(f"{who}{n}".encode()).hexdigest() for n in range(20)]
+        assert [sha for sha in promoted if sha in theirs] == theirs
     assert not list((files / "home" / "models").glob("*.partial"))
     json.loads((files / "home" / "models" / "promoted.json").read_text())
