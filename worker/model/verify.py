@@ -32,12 +32,13 @@ def check(model: Model) -> list[Finding]:
     """
     rasters = sample_rasters()
     golden = model.description.golden
+    named = " ".join(filter(None, (model.description.name, model.description.variant)))
     together = model.score(np.resize(rasters, (BATCH, *rasters.shape[1:]))).probabilities[: len(rasters)]
     alone = np.concatenate([model.score(raster[None]).probabilities for raster in rasters])
     apart = float(np.abs(together - alone).max())
     total = float(np.abs(together.sum(axis=1) - 1).max())
     findings = [
-        Finding(True, f"{model.description.name} {model.sha256[:12]} runs on {model.provider}"),
+        Finding(True, f"{named} {model.sha256[:12]} runs on {model.provider}"),
         Finding(bool(np.isfinite(together).all()) and total < _SAME, f"probabilities sum to 1 within {total:.1e}"),
         Finding(apart < _SAME, f"alone or in a batch of {BATCH}, answers differ by at most {apart:.1e}"),
     ]
