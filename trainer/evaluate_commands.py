@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from slicewise.trainer import options as shared
@@ -14,6 +16,7 @@ from slicewise.trainer import options as shared
 if TYPE_CHECKING:
     from slicewise.trainer.data import Example, Split
     from slicewise.trainer.evaluation import Scored
+    from slicewise.worker.model.session import Model
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,8 +64,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from slicewise.trainer import data, evaluation, report
     from slicewise.worker import report as files
     from slicewise.worker.errors import Misconfigured
-    from slicewise.worker.model import bundle
-    from slicewise.worker.model.session import Provider
+    from slicewise.worker.model import session
     from slicewise.worker.settings import Settings
 
     settings = Settings.from_environment()
@@ -78,27 +80,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.figures:
         make_folder(options.figures)
     bundles = options.model or [settings.serving]
-    splits = _splits(options, bundles)
+    models = [session.load(path, session.Provider(settings.provider)) for path in bundles]
+    splits = _splits(options, models)
     asked = _examples(options, splits)
-    parts = [
-        evaluation.score(path, examples, Provider(settings.provider))
-        for path, examples in zip(bundles, asked, strict=True)
-    ]
+    parts = [evaluation.score(model, examples) for model, examples in zip(models, asked, strict=True)]
     scored = evaluation.pool(parts)
     measured = scored.metrics(_words(options, scored, splits))
     measured["fingerprint"] = data.census([example for examples in asked for example in examples])["fingerprint"]
-    measured["bundle"] = bundle.sha256(bundles[0]) if len(bundles) == 1 else None
-    measured["strangers"] = evaluation.on_strangers(bundles[0], scored.rasters, Provider(settings.provider))
+    measured["bundle"] = models[0].sha256 if len(models) == 1 else None
+    measured["strangers"] = evaluation.on_strangers(models[0], scored.rasters)
     measured |= _beside(options, scored, parts, splits)
     title = ", ".join(map(str, bundles))
     if options.report:
         measured["cost"] = _cost(bundles[0], scored, settings.provider)
-        report.write_page(measured, title, scored, options.report)
     if options.figures:
-        from slicewise.trainer import figures
-
         write_json(Run(options.figures).predictions, scored.predictions())
-        figures.draw(scored, options.figures)
+    if options.figures or options.report:
+        _draw(options, scored, measured, title)
     if options.output:
         write_json(options.output, measured)
     if options.format == "json":
@@ -108,14 +106,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _splits(options: argparse.Namespace, bundles: Sequence[Path]) -> list[Split]:
+def _draw(options: argparse.Namespace, scored: Scored, measured: dict[str, Any], title: str) -> None:
+    """Draw once, for whoever wants it: the folder, the page or both."""
+    from slicewise.trainer import figures, report
+
+    with ExitStack() as scratch:
+        folder = options.figures or Path(scratch.enter_context(TemporaryDirectory()))
+        pictures = figures.draw(scored, folder)
+        if options.report:
+            report.write_page(measured, title, pictures, options.report)
+
+
+def _splits(options: argparse.Namespace, models: Sequence[Model]) -> list[Split]:
     """For each bundle the split that it is measured by; empty where every picture given is scored."""
     from slicewise.trainer import data, evaluation
-    from slicewise.worker.model import session
 
-    if len(bundles) > 1:
-        trainings = [session.load(path, threads=1).description.training for path in bundles]
-        return evaluation.folds(trainings, shared.selection(options))
+    if len(models) > 1:
+        return evaluation.folds([model.description.training for model in models], shared.selection(options))
     return [data.select(shared.selection(options))] if options.split else []
 
 

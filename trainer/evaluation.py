@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,11 +203,8 @@ class Scored:
         return answered + refused
 
 
-def score(
-    bundle_path: Path, examples: Sequence[data.Example], provider: session.Provider = session.Provider.CPU
-) -> Scored:
+def score(model: session.Model, examples: Sequence[data.Example]) -> Scored:
     """Run a bundle over pictures, as a worker would."""
-    model = session.load(bundle_path, provider)
     decoded = data.rasters(examples)
     begun = time.perf_counter()
     scores = model.score(decoded.pixels)
@@ -279,9 +275,8 @@ def pool(parts: Sequence[Scored]) -> Scored:
     )
 
 
-def on_strangers(bundle_path: Path, heads: data.Rasters, provider: session.Provider) -> dict[str, Any] | None:
+def on_strangers(model: session.Model, heads: data.Rasters) -> dict[str, Any] | None:
     """How many pictures of nothing a worker would label, ready for JSON; None where the network has no doubts."""
-    model = session.load(bundle_path, provider)
     if model.description.abstain_below is None:
         return None
     # Not those that training draws from.

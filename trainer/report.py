@@ -6,15 +6,14 @@ import base64
 import html
 import io
 import sys
-import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from slicewise.trainer.evaluation import Scored
+from slicewise.export.run import in_one_step
 
 _WIDTH = 140
 
@@ -33,20 +32,16 @@ PICTURES
 """
 
 
-def write_page(measured: dict[str, Any], title: str, scored: Scored, path: Path) -> None:
-    """What `print_metrics` prints and every picture, in one HTML file that needs no other."""
-    from slicewise.export.run import in_one_step
-    from slicewise.trainer import figures
-
+def write_page(measured: dict[str, Any], title: str, pictures: Sequence[Path], path: Path) -> None:
+    """What `print_metrics` prints and pictures, in one HTML file that needs no other."""
     console = Console(file=io.StringIO(), record=True, width=_WIDTH, highlight=False, markup=False)
     print_metrics(measured, title, console)
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = [
-            f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
-            for picture in figures.draw(scored, Path(folder))
-        ]
+    shown = [
+        f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+        for picture in pictures
+    ]
     page = console.export_html(code_format=_PAGE, inline_styles=True)
-    page = page.replace("TITLE", html.escape(title), 1).replace("PICTURES", "\n".join(pictures), 1)
+    page = page.replace("TITLE", html.escape(title), 1).replace("PICTURES", "\n".join(shown), 1)
     with in_one_step(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
@@ -68,58 +63,44 @@ def print_metrics(measured: dict[str, Any], title: str, console: Console | None 
         shares = (_percent(figures["precision"]), _percent(figures["recall"]))
         table.add_row(label, *shares, _interval(figures["recall_95"]), str(figures["support"]), *map(str, counts))
     console.print(table)
-    console.print(f"split: {measured['split']}", soft_wrap=True)
-    console.print(
+    for line in _lines(measured):
+        console.print(line, soft_wrap=True)
+
+
+def _lines(measured: dict[str, Any]) -> Iterator[str]:
+    """What is said below the table."""
+    yield f"split: {measured['split']}"
+    yield (
         f"accuracy {_percent(measured['accuracy'])} of {measured['pictures']} pictures "
         f"(95 % interval by groups {_interval(measured['accuracy_95'])}), "
-        f"{_percent(measured['accuracy_one_per_group'])} with one picture for each of {measured['groups']} groups",
-        soft_wrap=True,
+        f"{_percent(measured['accuracy_one_per_group'])} with one picture for each of {measured['groups']} groups"
     )
     risk = measured["risk_at_coverage"]["0.95"]
-    console.print(
+    yield (
         f"calibration: expected error {measured['expected_calibration_error']:.3f}, Brier {measured['brier']:.3f}, log loss "
-        f"{measured['log_loss']:.3f}; {_percent(risk)} of the surest 95 % are wrong",
-        soft_wrap=True,
+        f"{measured['log_loss']:.3f}; {_percent(risk)} of the surest 95 % are wrong"
     )
     if doubt := measured["doubt"]:
         withheld = ", ".join(f"{count} {reason}" for reason, count in doubt["withheld_by_reason"].items()) or "none"
         right = f", of which {_percent(doubt['accuracy_of_labels'])} are right" if doubt["coverage"] else ""
-        console.print(
-            f"labels are given to {_percent(doubt['coverage'])}{right}; withheld: {withheld}",
-            soft_wrap=True,
-        )
+        yield f"labels are given to {_percent(doubt['coverage'])}{right}; withheld: {withheld}"
     if found := measured.get("strangers"):
-        console.print(
-            f"pictures of nothing that imaging lets through: {found['labelled']} of {found['pictures']} would be labelled",
-            soft_wrap=True,
-        )
+        yield f"pictures of nothing that imaging lets through: {found['labelled']} of {found['pictures']} would be labelled"
     for name, found in measured.get("near_copies", {}).items():
-        console.print(
-            f"{found['pictures']} pictures {name} a near-copy among those trained on: {_percent(found['accuracy'])} right",
-            soft_wrap=True,
-        )
+        yield f"{found['pictures']} pictures {name} a near-copy among those trained on: {_percent(found['accuracy'])} right"
     if found := measured.get("nearest_neighbour"):
-        console.print(
-            f"nearest neighbour on 48x48 thumbnails, which learns nothing: {_percent(found['accuracy'])} right ({_interval(found['accuracy_95'])})",
-            soft_wrap=True,
-        )
+        yield f"nearest neighbour on 48x48 thumbnails, which learns nothing: {_percent(found['accuracy'])} right ({_interval(found['accuracy_95'])})"
     if published := measured.get("published"):
         classes = ", ".join(
             f"{label} {figures['precision']:.0%} {figures['recall']:.0%}"
             for label, figures in published["classes"].items()
         )
-        console.print(
-            f"the paper, by such a split of its own: {_percent(published['accuracy'])}; precision and recall: {classes}",
-            soft_wrap=True,
-        )
+        yield f"the paper, by such a split of its own: {_percent(published['accuracy'])}; precision and recall: {classes}"
     if cost := measured.get("cost"):
-        console.print(
-            f"cost: {cost['parameters']:,} parameters, {cost['operations'] / 1e9:.2f} GFLOP a slice, {cost['slices_per_second']:.0f} slices/s here on {cost['provider']}",
-            soft_wrap=True,
-        )
+        yield f"cost: {cost['parameters']:,} parameters, {cost['operations'] / 1e9:.2f} GFLOP a slice, {cost['slices_per_second']:.0f} slices/s here on {cost['provider']}"
     if measured["refused"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in measured["refused_by_reason"].items())
-        console.print(f"refused by imaging and not counted: {measured['refused']} ({reasons})", soft_wrap=True)
+        yield f"refused by imaging and not counted: {measured['refused']} ({reasons})"
 
 
 def _percent(share: float | None) -> str:

@@ -129,8 +129,8 @@ def test_nothing_left_to_measure():
 
 def test_a_bundle_is_measured_as_it_serves(data_set):
     examples = find([data_set])
-    answers = evaluation.score(bundle.DEFAULT, examples)
     model = session.load(bundle.DEFAULT)
+    answers = evaluation.score(model, examples)
     np.testing.assert_array_equal(answers.probabilities, model.score(answers.rasters.pixels).probabilities)
     assert answers.metrics("all")["pictures"] == 20
     assert answers.seconds > 0

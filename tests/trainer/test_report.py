@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from slicewise.trainer import baseline, report
+from slicewise.trainer import baseline, figures, report
 from tests.trainer.test_figures import scored
 
 ADDED = {
@@ -60,7 +60,8 @@ class Page(HTMLParser):
 
 def test_one_page_needs_no_other(tmp_path):
     answers = scored([0, 1, 2, 3] * 3, [0, 1, 2, 2] * 3)
-    report.write_page(answers.metrics("<here> & {there}") | ADDED, "<mine> TITLE.onnx", answers, tmp_path / "page.html")
+    measured, pictures = answers.metrics("<here> & {there}") | ADDED, figures.draw(answers, tmp_path)
+    report.write_page(measured, "<mine> TITLE.onnx", pictures, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "split: <here> & {there}" in page.words
     assert "<mine> TITLE.onnx" in page.words
