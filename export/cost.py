@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from slicewise.export.graph import leading_to
 from slicewise.worker.model.bundle import PROBABILITIES
 
 
@@ -33,7 +34,7 @@ def cost(path: Path) -> Cost:
     weights = {w.name: prod(w.dims) for w in graph.initializer if w.dims and w.data_type != onnx.TensorProto.INT64}
     parameters: dict[str, int] = {}
     operations = 0
-    for node in _leading_to(PROBABILITIES, graph):
+    for node in leading_to([PROBABILITIES], graph):
         out = prod(shapes.get(node.output[0], []))
         if node.op_type == "Conv":
             operations += 2 * out * prod(shapes[node.input[1]][1:])
@@ -47,12 +48,3 @@ def cost(path: Path) -> Cost:
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-
-
-def _leading_to(name: str, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    wanted, found = {name}, []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            found.append(node)
-            wanted.update(node.input)
-    return found

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from slicewise.export.graph import leading_to
 from slicewise.export.run import in_one_step
 from slicewise.export.verify import described
 from slicewise.worker.errors import Misconfigured
@@ -139,12 +140,8 @@ def _quantised(source: Path, rasters: np.ndarray) -> onnx.ModelProto:
 
 def _left_in_float(graph: onnx.GraphProto) -> list[str]:
     """Names of the nodes that do not lead to the mean of the last map: answer, distance and evidence take hardly any time."""
-    wanted = {node.output[0] for node in graph.node if node.op_type == "GlobalAveragePool"}
-    if not wanted:
+    means = [node.output[0] for node in graph.node if node.op_type == "GlobalAveragePool"]
+    if not means:
         return []
-    leading = set()
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            leading.add(node.name)
-            wanted.update(node.input)
+    leading = {node.name for node in leading_to(means, graph)}
     return [node.name for node in graph.node if node.name not in leading]
