@@ -227,8 +227,6 @@ def _known(database: Any, jobs: Sequence[str]) -> None:
 
 
 def _audit(database: Any, question: str, about: str | None = None) -> None:
-    from slicewise.db import writes
     from slicewise.db.records import Action
 
-    with database.writing() as session:
-        writes.audit(session, shell.actor(), Action.ASKED, question, about)
+    shell.audit(database, Action.ASKED, question, about)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from slicewise.worker import shell
 
 if TYPE_CHECKING:
-    from slicewise.db.engine import Database
-    from slicewise.db.records import Action
     from slicewise.worker.findings import Finding
     from slicewise.worker.settings import Settings
 
@@ -100,11 +98,12 @@ def _list(options: argparse.Namespace) -> int:
     report.check(options.output)
     # One that was promoted may be one that is shipped.
     rows: dict[str, dict[str, Any]] = {}
-    for path in (*SHIPPED, *Store(settings.home).kept(), settings.serving):
+    serving = settings.serving
+    for path in (*SHIPPED, *Store(settings.home).kept(), serving):
         loaded = session.load(path, threads=1)
         measured = loaded.description.metrics.get("validation")
         rows[loaded.sha256] = {
-            "serves": path == settings.serving,
+            "serves": path == serving,
             "name": loaded.description.name,
             "variant": loaded.description.variant,
             "sha256": loaded.sha256,
@@ -141,7 +140,7 @@ def _promote(options: argparse.Namespace) -> int:
         print(f"not promoted: {serving.sha256[:12]} serves on")
         return shell.INCOMPLETE
     promoted = Store(settings.home).promote(options.bundle, candidate.sha256, shell.actor())
-    _audit(database, Action.PROMOTED, promoted.sha256, None if passed else "though the gate was not passed")
+    shell.audit(database, Action.PROMOTED, promoted.sha256, None if passed else "though the gate was not passed")
     print(f"{promoted.sha256[:12]} serves, workers follow with their next job; it was {serving.sha256[:12]}")
     print("have it answer what is stored: slicewise model rescore")
     return 0
@@ -154,7 +153,7 @@ def _rollback(_options: argparse.Namespace) -> int:
     settings = _followed()
     database = shell.database(settings)
     undone = Store(settings.home).rollback()
-    _audit(database, Action.ROLLED_BACK, undone.sha256)
+    shell.audit(database, Action.ROLLED_BACK, undone.sha256)
     now = shell.current_model(shell.settings())
     print(f"{now.sha256[:12]} serves, workers follow with their next job; it was {undone.sha256[:12]}")
     return 0
@@ -197,17 +196,10 @@ def _figures(path: Path) -> dict[str, Any]:
     raise Misconfigured(f"{path} holds no figures of one bundle: 'slicewise evaluate --output' writes them")
 
 
-def _audit(database: Database, action: Action, subject: str, detail: str | None = None) -> None:
-    from slicewise.db import writes
-
-    with database.writing() as writing:
-        writes.audit(writing, shell.actor(), action, subject, detail)
-
-
 def _compare(options: argparse.Namespace) -> int:
     from contextlib import closing
 
-    from slicewise.db import questions, writes
+    from slicewise.db import questions
     from slicewise.db.records import Action
     from slicewise.worker import report, shadow
     from slicewise.worker.intake.spool import Spool
@@ -217,8 +209,7 @@ def _compare(options: argparse.Namespace) -> int:
     report.check(options.output)
     candidate = session.load(options.bundle, session.Provider(settings.provider), threads=settings.threads)
     with closing(shell.database(settings)) as database:
-        with database.writing() as writing:
-            writes.audit(writing, shell.actor(), Action.ASKED, "model compare", candidate.sha256)
+        shell.audit(database, Action.ASKED, "model compare", candidate.sha256)
         with database.reading() as reading:
             standing = shadow.standing(questions.results(reading, model=shell.current_model(settings)))
     # Nothing is held open meanwhile: it may take hours.

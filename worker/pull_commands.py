@@ -236,7 +236,6 @@ def _pulled(options: argparse.Namespace, wanted: list[Wanted], stop: Stop, stack
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from slicewise.db import writes
     from slicewise.db.records import Action, Lane
     from slicewise.worker import service
     from slicewise.worker.intake.bells import Bells
@@ -253,8 +252,7 @@ def _pulled(options: argparse.Namespace, wanted: list[Wanted], stop: Stop, stack
         database, ring, job_files=settings.job_files, quiet_seconds=60, lane=Lane(options.lane), way="pull"
     )
     peer = peer_from(options, Reception(settings.spool, committer, reserve_bytes=options.reserve * 2**20))
-    with database.writing() as session:
-        writes.audit(session, shell.actor(), Action.ASKED, "pull", peer.name)
+    shell.audit(database, Action.ASKED, "pull", peer.name)
     if settings.embedded and not service.served(settings.home):
         print(f"slicewise: no worker serves {settings.home} now: start 'slicewise up'", file=sys.stderr)
     console = Console(stderr=True)

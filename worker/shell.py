@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from slicewise.db.engine import Database
     from slicewise.db.questions import Model
+    from slicewise.db.records import Action
     from slicewise.worker.settings import Settings
 
 INCOMPLETE = 1
@@ -74,6 +75,14 @@ def actor() -> str:
     except (KeyError, OSError):  # no entry in the password database, as in many containers
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
+
+
+def audit(opened: Database, action: Action, subject: str, detail: str | None = None) -> None:
+    """Record what whoever is at this terminal did."""
+    from slicewise.db import writes
+
+    with opened.writing() as writing:
+        writes.audit(writing, actor(), action, subject, detail)
 
 
 def output_options(parser: argparse.ArgumentParser) -> None:
