@@ -27,36 +27,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     pseudonym.set_defaults(run=_pseudonym)
 
 
+_COUNTED = ("revision", "files", "labelled", "abstained", "refused", "labels", "verdict")
 _COLUMNS = (
-    "series_instance_uid",
-    "study_instance_uid",
-    "patient",
-    "revision",
-    "files",
-    "labelled",
-    "abstained",
-    "refused",
-    "labels",
-    "verdict",
-    "rests_on",
-    "model_sha256",
-    "preprocess_version",
-    "job",
-    "created_at",
-    "superseded_at",
+    *("series_instance_uid", "study_instance_uid", "patient", *_COUNTED, "rests_on"),
+    *("model_sha256", "preprocess_version", "job", "created_at", "superseded_at"),
 )
-_SHOWN = (
-    "series",
-    "revision",
-    "files",
-    "labelled",
-    "abstained",
-    "refused",
-    "labels",
-    "verdict",
-    "created_at",
-    "superseded_at",
-)
+_SHOWN = ("series", *_COUNTED, "created_at", "superseded_at")
 
 
 def _series(options: argparse.Namespace) -> int:
