@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from slicewise.worker.durable import sync_folder
+
 _CHUNK = 1 << 20
 
 _LEFT_SECONDS = 86_400.0
@@ -127,7 +129,7 @@ class Incoming:
         self._spool = spool
         self._partial = partial
         for changed in _make_folder(partial.parent):
-            _sync_folder(changed)
+            sync_folder(changed)
         self._writing = partial.open("xb")
         self._digest = hashlib.sha256()
         self.size_bytes = 0
@@ -177,7 +179,7 @@ class Incoming:
             os.fsync(self._writing.fileno())
             self._partial.replace(final)
         for folder in changed:
-            _sync_folder(folder)
+            sync_folder(folder)
         return Spooled(final.name, self.size_bytes)
 
 
@@ -188,12 +190,3 @@ def _make_folder(folder: Path) -> list[Path]:
     changed = _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     return [folder.parent, *changed]
-
-
-def _sync_folder(folder: Path) -> None:
-    # A name is durable only when its folder is.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

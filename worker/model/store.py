@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from slicewise.worker.durable import sync_folder
 from slicewise.worker.errors import Misconfigured
 
 RESIDUAL, REFERENCE, PAPER = (
@@ -141,8 +142,4 @@ def _write(path: Path, content: bytes) -> None:
         writing.flush()
         os.fsync(writing.fileno())
     partial.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
