@@ -1,0 +1,1 @@
+"""The results database: what is stored, every write, every question."""

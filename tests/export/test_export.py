@@ -157,12 +157,12 @@ def run(tmp_path) -> Run:
         "recipe": {"size": 150, "epochs": 1},
         "split": "group-disjoint, fold 0 of 5 validates",
         "leaky": False,
-        "selection": {"roots": ["/home/somebody/heads"]},
+        "selection": {"roots": [str(tmp_path / "somebody" / "heads")]},
         "labels": list(LABELS),
         "preprocess_version": PREPROCESS_VERSION,
         "begun_from": None,
         "data": {"training": {"sets": ["heads"], "fingerprint": "ab"}},
-        "validation": ["/home/somebody/heads/glioma/1.jpg"],
+        "validation": [str(tmp_path / "somebody" / "heads" / "glioma" / "1.jpg")],
     }
     write_json(made.record, recorded)
     return made

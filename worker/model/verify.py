@@ -31,7 +31,7 @@ def check(model: Model) -> list[Finding]:
         Provider, probabilities that sum to 1, the same answer at every batch size, and those that it was made with.
     """
     rasters = sample_rasters()
-    golden = model.description.golden
+    written = model.description.golden
     named = " ".join(filter(None, (model.description.name, model.description.variant)))
     together = model.score(np.resize(rasters, (BATCH, *rasters.shape[1:]))).probabilities[: len(rasters)]
     alone = np.concatenate([model.score(raster[None]).probabilities for raster in rasters])
@@ -42,9 +42,9 @@ def check(model: Model) -> list[Finding]:
         Finding(bool(np.isfinite(together).all()) and total < _SAME, f"probabilities sum to 1 within {total:.1e}"),
         Finding(apart < _SAME, f"alone or in a batch of {BATCH}, answers differ by at most {apart:.1e}"),
     ]
-    if golden and golden["slices"] == fingerprint(rasters):
+    if written and written["slices"] == fingerprint(rasters):
         limit = _GOLDEN_VARIANT if model.description.variant else _GOLDEN[model.provider]
-        off = float(np.abs(together - np.array(golden["probabilities"], np.float32)).max())
+        off = float(np.abs(together - np.array(written["probabilities"], np.float32)).max())
         findings.append(
             Finding(
                 off < limit,

@@ -1,0 +1,1 @@
+"""The Celery shell, and the work that it starts."""
