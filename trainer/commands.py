@@ -40,6 +40,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("learning_rate", float, "of AdamW"),
         ("weight_decay", float, "of AdamW, for kernels; 0 is Adam"),
         ("mixup", float, "alpha of the mixing of two pictures and their labels; 0 is off"),
+        ("cutmix", float, "alpha of the boxes of one picture put over another; 0 is off"),
         ("dropout", float, "rate of every dropout layer"),
         ("label_smoothing", float, "share of the label that is spread over all classes"),
         ("strangers", float, "share of a batch that is pictures of nothing, to be unsure of; 0 is off"),
@@ -69,6 +70,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("bias", "brightness that drifts across the picture, as a spread of log2"),
         ("coarse", "share of the resolution"),
         ("noise", "standard deviation in grey levels"),
+        ("jpeg", "share of JPEG's quality"),
     ):
         shared.add(augmentation, name, float, getattr(Augmentation, name), text)
     augmentation.add_argument("--no-flip", dest="flip", action="store_false", help="never mirror left and right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +15,12 @@ from PIL import Image
 from slicewise.trainer.data import LABELS, Example
 from slicewise.trainer.recipe import Augmentation
 from slicewise.worker.imaging import SIZE
+
+_BEST_JPEG = 95
+"""Above it JPEG only grows (Pillow's documentation)."""
+
+_AIR = 16
+"""The brightest grey level that counts as outside of a head."""
 
 
 def vary(raster: np.ndarray, augmentation: Augmentation, size: int, random: np.random.Generator) -> np.ndarray:
@@ -40,26 +47,47 @@ def vary(raster: np.ndarray, augmentation: Augmentation, size: int, random: np.r
 
 
 def _worsened(picture: Image.Image, augmentation: Augmentation, random: np.random.Generator) -> np.ndarray:
-    """As another scanner might have taken it: less sharp, unevenly bright, noisy; each half of the time."""
+    """As another scanner or archive might have it: less sharp, packed, unevenly bright, noisy; each half of the time."""
     size = picture.size
     if augmentation.coarse and random.random() < 0.5:
         side = max(1, round(size[0] * (1 - random.uniform(0, augmentation.coarse))))
         picture = picture.resize((side, side), Image.Resampling.BILINEAR).resize(size, Image.Resampling.BILINEAR)
-    uneven = augmentation.bias and random.random() < 0.5
-    noisy = augmentation.noise and random.random() < 0.5
-    if not uneven and not noisy:
-        return np.asarray(picture)
-    grey = np.asarray(picture, np.float32)
-    if uneven:
+    if augmentation.bias and random.random() < 0.5:
         # Three by three points that a smooth field runs through.
         points = 2 ** random.uniform(-augmentation.bias, augmentation.bias, (3, 3)).astype(np.float32)
-        grey = grey * np.asarray(Image.fromarray(points).resize(size, Image.Resampling.BICUBIC))
-    if noisy:
+        picture = _picture(picture * np.asarray(Image.fromarray(points).resize(size, Image.Resampling.BICUBIC)))
+    if augmentation.noise and random.random() < 0.5:
         deviation = random.uniform(0, augmentation.noise)
         # Of a magnitude picture: Rician (Gudbjartsson & Patz 1995).
-        real, imaginary = random.standard_normal((2, *grey.shape), np.float32) * deviation
-        grey = np.hypot(grey + real, imaginary)
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        real, imaginary = random.standard_normal((2, *size), np.float32) * deviation
+        picture = _picture(np.hypot(picture + real, imaginary))
+    if augmentation.jpeg and random.random() < 0.5:
+        coded = io.BytesIO()
+        picture.save(coded, "JPEG", quality=round(_BEST_JPEG * (1 - random.uniform(0, augmentation.jpeg))))
+        picture = Image.open(coded)
+    return np.asarray(picture)
+
+
+def _picture(grey: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+
+
+def _patched(
+    grey: np.ndarray, wanted: np.ndarray, alpha: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A box of each picture's counterpart over it; what lies outside of a head says nothing, so it counts for no label."""
+    patched, mixed = grey.copy(), wanted.copy()
+    side = grey.shape[1]
+    for i, (other, says) in enumerate(zip(grey[::-1], wanted[::-1], strict=True)):
+        # Centres lie anywhere, so boxes may hang over the edge (Yun et al. 2019, section 3.1).
+        half = side * math.sqrt(1 - random.beta(alpha, alpha)) / 2
+        y, x = random.uniform(0, side, 2)
+        box = tuple(slice(max(0, round(at - half)), min(side, round(at + half))) for at in (y, x))
+        patched[i][box] = other[box]
+        head = patched[i] > _AIR
+        share = np.float32(head[box].sum() / max(1, head.sum()))
+        mixed[i] = (1 - share) * wanted[i] + share * says
+    return patched, mixed
 
 
 @dataclass
@@ -82,6 +110,7 @@ class Feed(keras.utils.PyDataset):
     one_per_group: bool = False
     shuffle: bool = False
     mixup: float = 0.0
+    cutmix: float = 0.0
     strangers: np.ndarray | None = None
     share: float = 0.0
     seed: int = 0
@@ -119,7 +148,9 @@ class Feed(keras.utils.PyDataset):
             rasters[-count:] = self.strangers[random.integers(len(self.strangers), size=count)]
             wanted[-count:] = 1 / len(LABELS)
         grey = np.stack([self._one(raster, random) for raster in rasters]).astype(np.float32)
-        if self.mixup:
+        if self.cutmix and (not self.mixup or random.random() < 0.5):
+            grey, wanted = _patched(grey, wanted, self.cutmix, random)
+        elif self.mixup:
             share = np.float32(random.beta(self.mixup, self.mixup))
             grey, wanted = (share * each + (1 - share) * each[::-1] for each in (grey, wanted))
         return np.repeat(grey[..., None], 3, axis=-1), wanted

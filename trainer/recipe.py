@@ -31,7 +31,8 @@ class Augmentation:
     `rotation` in degrees, `scale` and `shift` as shares of the side, `flip` horizontally with probability
     one half, `gain` and `gamma` as spreads of log2: brightness and contrast leak the class in the public sets. `bias` is
     the same for a brightness that drifts across the picture, as a coil's does; `coarse` the largest share of the
-    resolution that is lost; `noise` the largest standard deviation added, in grey levels of 255.
+    resolution that is lost; `noise` the largest standard deviation added, in grey levels of 255; `jpeg` the largest share of
+    JPEG's quality that is lost.
     """
 
     rotation: float = 10.0
@@ -43,6 +44,7 @@ class Augmentation:
     bias: float = 0.0
     coarse: float = 0.0
     noise: float = 0.0
+    jpeg: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Recipe:
     dropout: float = 0.3
     mixup: float = 0.0
     """Alpha of the Beta distribution by which two pictures and their labels are mixed (Zhang et al. 2018); 0 is off."""
+    cutmix: float = 0.0
+    """The same for a box of one picture put over another (Yun et al. 2019), a label counting by its share of the head; 0 is off.
+    Where mixup is on too, each is done to half of the batches."""
     label_smoothing: float = 0.0
     strangers: float = 0.0
     """Share of a batch that gives way to pictures of nothing, whose label is every class alike; 0 is off."""
@@ -88,7 +93,7 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch", 1), ("size", 94), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise Misconfigured(f"{name} is {getattr(self, name)}: give at least {least}")
-        for name in ("weight_decay", "mixup", "dropout", "label_smoothing", "strangers", "averaging"):
+        for name in ("weight_decay", "mixup", "cutmix", "dropout", "label_smoothing", "strangers", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise Misconfigured(f"{name} is {getattr(self, name):g}: give a value from 0 to below 1")
 

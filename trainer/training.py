@@ -9,11 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 
 from slicewise.export.describe import provenance
 from slicewise.export.run import Run, make_folder, write_json
 from slicewise.trainer import callbacks, data, doubt, strangers
+from slicewise.trainer.evaluation import representatives
 from slicewise.trainer.feed import Feed
 from slicewise.trainer.network import build, transfer
 from slicewise.trainer.recipe import Recipe
@@ -74,6 +76,7 @@ def train(
         one_per_group=recipe.one_per_group,
         shuffle=True,
         mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
         strangers=strangers.draw(_STRANGERS, training.pixels, recipe.seed) if recipe.strangers else None,
         share=recipe.strangers,
         seed=recipe.seed,
@@ -83,7 +86,7 @@ def train(
         network = keras.models.load_model(run.checkpoint)
     else:
         network = _fresh(recipe, len(feed), initial)
-    _fit(network, feed, held, recipe, run)
+    _fit(network, feed, _watched(held) if recipe.one_per_group else held, recipe, run)
     network.save(run.model, include_optimizer=False)
     probabilities = network.predict(held, verbose=0)
     if recipe.size == SIZE:
@@ -92,6 +95,12 @@ def train(
         # As it will serve.
         probabilities = tempered(probabilities, fitted.temperature)
     return Trained(network, validation, probabilities)
+
+
+def _watched(held: Feed) -> Feed:
+    """What is validated after each epoch where near-copies together count as one: one of each group."""
+    chosen = representatives([example.group for example in held.examples])
+    return Feed(held.pixels[chosen], [held.examples[i] for i in chosen], held.batch, size=held.size)
 
 
 def _decoded(examples: list[data.Example], part: str) -> data.Rasters:
@@ -160,6 +169,8 @@ def _fresh(recipe: Recipe, steps: int, initial: Path | None) -> keras.Model:
         optimiser,
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
+        # On processors oneDNN's kernels are up to 2.6 times as fast as what XLA makes (docs/experiments.md).
+        jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
     )
     return network
 

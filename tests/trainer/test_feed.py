@@ -84,7 +84,9 @@ def test_augmentation_that_is_off_changes_nothing():
     np.testing.assert_array_equal(vary(raster, OFF, 150, np.random.default_rng(0)), raster)
 
 
-@pytest.mark.parametrize("worse", [{"bias": 0.5}, {"coarse": 0.6}, {"noise": 8.0}], ids=lambda worse: next(iter(worse)))
+@pytest.mark.parametrize(
+    "worse", [{"bias": 0.5}, {"coarse": 0.6}, {"noise": 8.0}, {"jpeg": 0.8}], ids=lambda worse: next(iter(worse))
+)
 def test_worse_pictures_half_of_the_time(worse):
     """Whatever is done to a picture leaves most of it as it is, and is done to some pictures only."""
     raster = np.asarray(
@@ -105,6 +107,42 @@ def test_mixed_pictures_have_mixed_labels(pixels, examples):
     assert 0 < share < 1
     np.testing.assert_allclose(mixed, share * plain + (1 - share) * plain[::-1], atol=1e-3)
     np.testing.assert_allclose(labels, share * wanted + (1 - share) * wanted[::-1], atol=1e-5)
+
+
+def test_a_box_of_one_picture_lies_over_another(examples):
+    """And each label counts by its share of what is no air."""
+    pixels = np.zeros((COUNT, 150, 150), np.uint8)
+    for n in range(COUNT):
+        pixels[n, 20:130, 30:120] = 20 + 10 * n
+    feed = Feed(pixels, examples, batch=COUNT, cutmix=0.9, seed=3)
+    patched, labels = feed[0]
+    shares = []
+    for n, (picture, label) in enumerate(zip(patched[..., 0], labels, strict=True)):
+        own, other = (picture == 20 + 10 * m for m in (n, COUNT - 1 - n))
+        assert (own | other | (picture == 0)).all()
+        share = other.sum() / (own | other).sum()
+        wanted = (1 - share) * np.eye(4)[n % 4] + share * np.eye(4)[(COUNT - 1 - n) % 4]
+        np.testing.assert_allclose(label, wanted, atol=1e-6)
+        shares.append(share)
+        if other.any():
+            rows, columns = np.flatnonzero(other.any(axis=1)), np.flatnonzero(other.any(axis=0))
+            box = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            assert (box == 20 + 10 * (COUNT - 1 - n)).all()
+    assert min(shares) < 0.1
+    assert max(shares) > 0.6
+    again = Feed(pixels, examples, batch=COUNT, cutmix=0.9, seed=3)[0]
+    np.testing.assert_array_equal(again[0], patched)
+    np.testing.assert_array_equal(again[1], labels)
+
+
+def test_mixup_and_cutmix_take_turns(pixels, examples):
+    feed = Feed(pixels + 20, examples, batch=2, mixup=0.4, cutmix=0.9)
+    boxes = [len(np.unique(picture)) == 2 for pictures, _ in batches(feed) for picture in pictures]
+    blends = [
+        len(np.unique(picture)) == 1 and picture.max() % 10 > 0 for pictures, _ in batches(feed) for picture in pictures
+    ]
+    assert any(boxes)
+    assert any(blends)
 
 
 def test_strangers_take_the_places_of_a_share(pixels, examples):

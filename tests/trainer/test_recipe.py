@@ -35,6 +35,7 @@ def test_round_trip():
         {"network": "resnet"},
         {"weight_decay": -0.1},
         {"mixup": 1.0},
+        {"cutmix": 1.0},
         {"dropout": 1.0},
         {"averaging": -0.1},
         {"label_smoothing": float("nan")},
