@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slicewise.trainer import options as shared
-from slicewise.trainer.recipe import NETWORKS, SCHEDULES, Augmentation, Recipe, Selection
+from slicewise.trainer.recipe import NETWORKS, PRECISIONS, SCHEDULES, Augmentation, Recipe, Selection
 
 if TYPE_CHECKING:
     from slicewise.export.run import Run
@@ -52,6 +52,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     for name, known, text in (
         ("network", NETWORKS, "what is trained"),
         ("schedule", SCHEDULES, "of the learning rate"),
+        ("precision", PRECISIONS, "of the products in training; bfloat16 is for CPUs and GPUs that have it"),
     ):
         recipe.add_argument(
             f"--{name}", choices=known, default=getattr(Recipe, name), help=f"{text} (default: %(default)s)"

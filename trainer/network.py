@@ -11,10 +11,11 @@ from keras import layers, ops
 
 from slicewise.export.run import FEATURE_MAP, FEATURES, LOGITS
 from slicewise.trainer.data import LABELS
+from slicewise.trainer.normalisation import Normalisation
 from slicewise.worker.errors import Misconfigured
 
 
-def build(name: str, size: int = 150, dropout: float = 0.3) -> keras.Model:
+def build(name: str, size: int = 150, dropout: float = 0.3, precision: str = "float32") -> keras.Model:
     """Build a network by its name.
 
     Parameters
@@ -25,6 +26,8 @@ def build(name: str, size: int = 150, dropout: float = 0.3) -> keras.Model:
         Side of the square input in pixels, at least 94. Only 150 can be exported.
     dropout
         Rate of every dropout layer, in [0, 1).
+    precision
+        One of `slicewise.trainer.recipe.PRECISIONS`. With ``bfloat16``, weights, logits and answers are float32 still.
 
     Returns
     -------
@@ -37,7 +40,12 @@ def build(name: str, size: int = 150, dropout: float = 0.3) -> keras.Model:
         "residual": residual,
         "hybrid": hybrid,
     }
-    return makers[name](size, dropout)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else precision)
+    try:
+        return makers[name](size, dropout)
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def reference(size: int = 150, dropout: float = 0.3) -> keras.Sequential:
@@ -77,7 +85,7 @@ def reference(size: int = 150, dropout: float = 0.3) -> keras.Sequential:
             *(conv(128), conv(256), pool(), drop()),
             layers.Flatten(),
             *(dense(512), dense(512), drop()),
-            layers.Dense(len(LABELS), activation="softmax", name="probabilities"),
+            layers.Dense(len(LABELS), activation="softmax", name="probabilities", dtype="float32"),
         ],
         name="reference",
     )
@@ -130,7 +138,7 @@ def _convolution(flowing: keras.KerasTensor, filters: int, side: int, stride: in
     flowing = layers.Conv2D(filters, side, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(
         flowing
     )
-    return layers.BatchNormalization(momentum=0.98)(flowing)
+    return Normalisation(momentum=0.98)(flowing)
 
 
 def _block(flowing: keras.KerasTensor, filters: int, stride: int) -> keras.KerasTensor:
@@ -161,8 +169,8 @@ def _attention(flowing: keras.KerasTensor, heads: int = 6) -> keras.KerasTensor:
 def _answering(name: str, slices: keras.KerasTensor, feature_map: keras.KerasTensor, dropout: float) -> keras.Model:
     feature_map = layers.Identity(name=FEATURE_MAP)(_weighed(feature_map))
     features = layers.GlobalAveragePooling2D(name=FEATURES)(feature_map)
-    logits = layers.Dense(len(LABELS), name=LOGITS)(layers.Dropout(dropout)(features))
-    return keras.Model(slices, layers.Softmax(name="probabilities")(logits), name=name)
+    logits = layers.Dense(len(LABELS), name=LOGITS, dtype="float32")(layers.Dropout(dropout)(features))
+    return keras.Model(slices, layers.Softmax(name="probabilities", dtype="float32")(logits), name=name)
 
 
 def _weighed(feature_map: keras.KerasTensor) -> keras.KerasTensor:
@@ -177,6 +185,20 @@ def _weighed(feature_map: keras.KerasTensor) -> keras.KerasTensor:
     return layers.Multiply()(
         [feature_map, layers.Reshape((height, width, 1))(layers.Rescaling(height * width)(weights))]
     )
+
+
+def serving(network: keras.Model) -> keras.Model:
+    """The same network, with its weights, as it serves: of Keras's own layers and in float32, whatever it was trained in."""
+
+    def plain(layer: keras.Layer) -> keras.Layer:
+        kind = layers.BatchNormalization if isinstance(layer, Normalisation) else type(layer)
+        config = layer.get_config()
+        # Operations, which clone_model hands over too, have no dtype.
+        return kind.from_config(config | {"dtype": "float32"} if "dtype" in config else config)
+
+    served = keras.models.clone_model(network, clone_function=plain)
+    served.set_weights(network.get_weights())
+    return served
 
 
 def transfer(source: keras.Model, target: keras.Model) -> None:

@@ -10,6 +10,7 @@ from slicewise.worker.errors import Misconfigured
 SPLITS = ("random", "group", "fold", "official")
 SCHEDULES = ("constant", "cosine")
 NETWORKS = ("reference", "residual", "hybrid")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Recipe:
     """Share of a batch that gives way to pictures of nothing, whose label is every class alike; 0 is off."""
     averaging: float = 0.0
     """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
+    precision: str = "float32"
+    """What is multiplied in training: with ``bfloat16`` sums, averages and what is kept are float32 still."""
     size: int = 150
     one_per_group: bool = False
     patience: int = 0
@@ -84,7 +87,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        for name, known in (("network", NETWORKS), ("schedule", SCHEDULES)):
+        for name, known in (("network", NETWORKS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise Misconfigured(f"no {name} is called {getattr(self, name)}: {' or '.join(known)}")
         if not self.learning_rate > 0:

@@ -6,8 +6,6 @@ import argparse
 import getpass
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,31 +39,16 @@ def database(chosen: Settings) -> Database:
 
 def current_model(chosen: Settings) -> Model:
     """Whose answers count: the bundle that serves."""
+    return whose_answers(chosen.serving)
+
+
+def whose_answers(bundle: Path) -> Model:
+    """The name that the answers of a bundle are kept under."""
     from slicewise.db.questions import Model
     from slicewise.worker.model import session
 
-    loaded = session.load(chosen.serving, threads=1)
+    loaded = session.load(bundle, threads=1)
     return Model(loaded.sha256, loaded.description.preprocess_version)
-
-
-def following(chosen: Settings) -> Callable[[], Model]:
-    """For a process that goes on when another bundle is promoted: whose answers count now.
-
-    It is loaded when it changes. One that cannot be loaded changes nothing, as for a worker.
-    """
-    path, model = chosen.serving, current_model(chosen)
-
-    def now() -> Model:
-        from slicewise.worker.errors import Misconfigured
-
-        nonlocal path, model
-        with suppress(Misconfigured):
-            if chosen.serving != path:
-                path = chosen.serving
-                model = current_model(chosen)
-        return model
-
-    return now
 
 
 def actor() -> str:

@@ -113,6 +113,7 @@ def _work(
         from slicewise.worker.intake.bells import Bells
         from slicewise.worker.intake.receiving.committer import Committer
         from slicewise.worker.intake.receiving.reception import Reception
+        from slicewise.worker.model.following import Following
         from slicewise.worker.queue import app
         from slicewise.worker.web import server
         from slicewise.worker.web.application import application
@@ -129,13 +130,13 @@ def _work(
                 return Reception(settings.spool, committer, reserve_bytes=options.reserve * _MIB)
 
             bounds = Bounds(options.largest * _MIB, silent_seconds=options.silent, uploads=options.uploads)
-            model = shell.following(settings)
+            following = Following(settings, shell.whose_answers)
             with Uploads(reception, bounds) as uploads:
                 served = application(
                     uploads=uploads,
                     database=database,
                     reception=reception("http", Lane.ROUTINE),
-                    model=model,
+                    model=following.now,
                     admission=admission,
                 )
                 server.run(server.make(served, tls), listening, stop)

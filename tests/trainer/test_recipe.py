@@ -41,6 +41,7 @@ def test_round_trip():
         {"label_smoothing": float("nan")},
         {"size": 93},
         {"patience": -1},
+        {"precision": "float16"},
     ],
 )
 def test_out_of_range(wrong):

@@ -145,6 +145,21 @@ def test_begun_from_another_run(idle, finished, parted, tmp_path):
         training.train(parted, RECIPE, tmp_path / "none", initial=tmp_path / "none.keras")
 
 
+def test_what_is_trained_in_bfloat16_serves_in_float32(parted, tmp_path):
+    recipe = Recipe(network="residual", precision="bfloat16", epochs=1, batch=16, averaging=0.9, size=94)
+    run = Run(tmp_path / "run")
+    trained = training.train(parted, recipe, run.folder)
+    trained_in, serves_in = (
+        {layer.dtype_policy.name for layer in keras.models.load_model(path, compile=False).layers}
+        for path in (run.checkpoint, run.model)
+    )
+    assert trained_in == {"mixed_bfloat16", "float32"}
+    assert serves_in == {keras.config.dtype_policy().name} == {"float32"}
+    for kept, serving in zip(weights(run.checkpoint), weights(run.model), strict=True):
+        assert kept.dtype == serving.dtype == np.float32
+    np.testing.assert_allclose(trained.probabilities.sum(axis=1), 1, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("epoch", "loss", "said"), [(1, math.log(4), True), (1, math.nan, True), (1, 1.1, False), (0, 1.4, False)]
 )

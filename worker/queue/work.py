@@ -13,9 +13,9 @@ from slicewise.db import questions, summaries, writes
 from slicewise.db.engine import Database
 from slicewise.db.records import Assessed
 from slicewise.worker import isolated, pipeline, pseudonyms
-from slicewise.worker.errors import Misconfigured
 from slicewise.worker.intake.spool import Spool
-from slicewise.worker.model import session as model_session
+from slicewise.worker.model.following import Following
+from slicewise.worker.model.session import Model, Provider, load
 from slicewise.worker.queue import owner
 from slicewise.worker.settings import Settings
 
@@ -43,27 +43,15 @@ class Work:
         self._spool = Spool(settings.spool)
         self._me = owner.here()
         self._patient = pseudonyms.naming(settings)
-        self._path = settings.serving
-        self._take(self._path)
+        self._following = Following(settings, self._load)
+        self._take()
 
-    def _take(self, path: Path) -> None:
-        self._model = model_session.load(
-            path, model_session.Provider(self._settings.provider), threads=self._settings.threads
-        )
+    def _load(self, path: Path) -> Model:
+        return load(path, Provider(self._settings.provider), threads=self._settings.threads)
+
+    def _take(self) -> None:
+        self._model = self._following.now()
         self.version = questions.Model(self._model.sha256, self._model.description.preprocess_version)
-
-    def _follow(self) -> None:
-        """Take the bundle that was put in charge meanwhile; where it cannot be loaded, the one that serves goes on."""
-        try:
-            path = self._settings.serving
-            if path == self._path:
-                return
-            self._path = path
-            self._take(path)
-        except Misconfigured as error:
-            log.warning("%s serves on: %s", self.version.sha256[:12], error)
-        else:
-            log.info("%s serves now", self.version.sha256[:12])
 
     def on_job(self, job_id: int) -> list[int]:
         """Work on a job that was rung, and on others of its lane while the batch has room.
@@ -77,7 +65,7 @@ class Work:
             Jobs to be rung: those that were handed back unfinished at the end of a turn, or else one that still waits, so that
             work goes on where no bell hangs any more.
         """
-        self._follow()
+        self._take()
         held = self._claim(job_id)
         try:
             return self._work_through(held) or self._next(held)
