@@ -32,3 +32,4 @@ class AbstentionReason(StrEnum):
     """Why a slice that can be assessed has no label."""
 
     UNCERTAIN = "uncertain"
+    STRANGE = "strange"

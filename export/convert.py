@@ -88,8 +88,7 @@ def _explained(network: keras.Model, familiar: Familiar | None) -> Callable[[tf.
         found = {PROBABILITIES: answer, EVIDENCE: tf.matmul(seen, dense.kernel) + dense.bias}
         if familiar:
             # As `Familiar.distances`.
-            apart = tf.matmul(features, familiar.whitening)[:, None] - familiar.centres
-            found[DISTANCES] = tf.sqrt(tf.reduce_min(tf.reduce_mean(apart**2, axis=-1), axis=1))
+            found[DISTANCES] = tf.linalg.matvec(features, familiar.direction) - familiar.middle
         return found
 
     return forward

@@ -49,5 +49,6 @@ def describe(run: Run) -> Description:
         temperature=doubt.temperature if doubt else None,
         abstain_below=doubt.abstain_below if doubt else None,
         unfamiliar_above=doubt.familiar.limit if doubt and doubt.familiar else None,
+        unvouched_above=doubt.familiar.unvouched if doubt and doubt.familiar else None,
         metrics={"validation": json.loads(run.metrics.read_text(encoding="utf-8"))} if run.metrics.exists() else {},
     )

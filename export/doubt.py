@@ -14,29 +14,31 @@ from slicewise.worker.errors import Misconfigured
 
 @dataclass(frozen=True)
 class Familiar:
-    """Where the features of known pictures lie.
+    """Which way, among the features, pictures of nothing lie.
 
     Parameters
     ----------
-    whitening : numpy.ndarray
-        ``(channels, channels) float32``: features times this have unit covariance within a class.
-    centres : numpy.ndarray
-        ``(labels, channels) float32``: the mean of each class, whitened.
+    direction : numpy.ndarray
+        ``(channels,) float32``: from known pictures to pictures of nothing.
+    middle
+        What the features have along it halfway between the two.
     limit
-        The distance to the nearest centre, as `distances` gives it, beyond which a picture is unlike all of them.
+        A picture that lies farther out, as `distances` gives it, is refused.
+    unvouched
+        One that lies farther out than this, with no header to say what it is, has no label.
     """
 
-    whitening: np.ndarray
-    centres: np.ndarray
+    direction: np.ndarray
+    middle: float
     limit: float
+    unvouched: float
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Mahalanobis distance of features ``(N, channels)`` to the nearest class (Lee et al. 2018), ``(N,)``.
+        """How far features ``(N, channels)`` lie towards pictures of nothing, ``(N,)``: Fisher's linear discriminant.
 
-        It is divided by the root of the number of channels: a picture of a class lies about 1 from its centre.
+        The log odds if both were normal with one covariance: 0 is halfway, known pictures are below.
         """
-        whitened = features @ self.whitening
-        return np.asarray(np.sqrt(((whitened[:, None] - self.centres) ** 2).mean(axis=-1).min(axis=1)))
+        return np.asarray(features @ self.direction - self.middle)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Doubt:
         try:
             with path.open("rb") as reading, np.load(reading) as saved:
                 familiar = (
-                    Familiar(saved["whitening"], saved["centres"], float(saved["limit"])) if "limit" in saved else None
+                    Familiar(saved["direction"], *(float(saved[name]) for name in ("middle", "limit", "unvouched")))
+                    if "limit" in saved
+                    else None
                 )
                 return cls(float(saved["temperature"]), float(saved["abstain_below"]), familiar)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from slicewise.db.reasons import RefusalReason
+from slicewise.db.reasons import AbstentionReason, RefusalReason
 from slicewise.db.records import NO_MODEL, WHOLE_FILE, Answer, Header, Outcome
 from slicewise.worker.errors import Refused
 from slicewise.worker.imaging import Patient, Slice, limits, open_scan, to_raster
@@ -190,7 +190,7 @@ def _answer(
         # A refused frame of a sound file names the model in charge: another model's run must answer it again.
         _refused(frame, number, model.sha256)
         if isinstance(frame, Refused)
-        else _judged(model, *batch.take(next(remaining)), number)
+        else _judged(model, *batch.take(next(remaining)), number, vouched=prepared.header.modality == "MR")
         for number, frame in enumerate(prepared.frames, start=1)
     )
     return key, prepared, answers
@@ -200,18 +200,18 @@ def _refused(refusal: Refused, frame: int, model_sha256: str) -> Answer:
     return Answer(frame, Outcome.REFUSED, model_sha256, reason=refusal.reason, detail=refusal.detail)
 
 
-def _judged(model: Model, probabilities: np.ndarray, distance: float, frame: int) -> Answer:
+def _judged(model: Model, probabilities: np.ndarray, distance: float, frame: int, *, vouched: bool) -> Answer:
     """The answer to a slice; none is given where the network is in doubt."""
-    doubt, described = model.doubt(probabilities, distance), model.description
+    doubt, described = model.doubt(probabilities, distance, vouched=vouched), model.description
     if doubt is RefusalReason.UNFAMILIAR:
-        detail = f"unlike what the network has learned: a distance of {distance:.3g}, at most {described.unfamiliar_above:.3g}"
+        detail = f"more like pictures of nothing than like slices: a distance of {distance:.3g}, at most {described.unfamiliar_above:.3g}"
         return _refused(Refused(doubt, detail), frame, model.sha256)
     best = int(probabilities.argmax())
-    least = (
-        f"at most {probabilities[best]:.3f} for one class, a label needs {described.abstain_below:.3f}"
-        if doubt
-        else None
-    )
+    why = None
+    if doubt is AbstentionReason.STRANGE:
+        why = f"a distance of {distance:.3g}, at most {described.unvouched_above:.3g} where no header says what it is"
+    elif doubt:
+        why = f"at most {probabilities[best]:.3f} for one class, a label needs {described.abstain_below:.3f}"
     return Answer(
         frame,
         Outcome.ABSTAINED if doubt else Outcome.LABELLED,
@@ -219,7 +219,7 @@ def _judged(model: Model, probabilities: np.ndarray, distance: float, frame: int
         label=None if doubt else model.labels[best],
         probabilities={label: float(p) for label, p in zip(model.labels, probabilities, strict=True)},
         reason=doubt,
-        detail=least,
+        detail=why,
         provider=model.provider,
     )
 

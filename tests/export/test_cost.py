@@ -29,7 +29,7 @@ def small(tmp_path_factory):
         keras.layers.Softmax()(keras.layers.Dense(4, bias_initializer="normal", name="logits")(flowing)),
         name="small",
     )
-    familiar = Familiar(np.eye(8, dtype=np.float32), np.zeros((4, 8), np.float32), 1.0)
+    familiar = Familiar(np.ones(8, np.float32), 0.0, limit=1.0, unvouched=0.0)
     described = Description("small", ("a", "b", "c", "d"), PREPROCESS_VERSION, unfamiliar_above=1.0)
     path = tmp_path_factory.mktemp("small") / "small.onnx"
     path.write_bytes(convert(network, described, familiar).SerializeToString())

@@ -180,17 +180,19 @@ def test_the_description_comes_from_the_run(run):
     assert "somebody" not in described.to_json()
 
 
-@pytest.mark.parametrize("familiar", [None, Familiar(np.eye(3, dtype=np.float32), np.zeros((4, 3), np.float32), 1.5)])
+@pytest.mark.parametrize("familiar", [None, Familiar(np.arange(3, dtype=np.float32), 0.5, 1.5, 1.25)])
 def test_doubt_goes_from_the_run_into_the_bundle(run, familiar):
     assert describe(run).temperature is describe(run).abstain_below is describe(run).unfamiliar_above is None
+    assert describe(run).unvouched_above is None
     Doubt(1.3, 0.6, familiar).save(run.doubt)
     described = describe(run)
     assert (described.temperature, described.abstain_below) == (1.3, 0.6)
-    assert described.unfamiliar_above == (1.5 if familiar else None)
+    assert (described.unfamiliar_above, described.unvouched_above) == ((1.5, 1.25) if familiar else (None, None))
     loaded = Doubt.load(run.doubt).familiar
     assert (loaded is None) == (familiar is None)
     if loaded:
-        np.testing.assert_array_equal(loaded.whitening, familiar.whitening)
+        np.testing.assert_array_equal(loaded.direction, familiar.direction)
+        assert (loaded.middle, loaded.limit, loaded.unvouched) == (0.5, 1.5, 1.25)
     run.doubt.write_bytes(run.doubt.read_bytes()[:-30])
     with pytest.raises(Misconfigured, match=r"doubt\.npz is damaged"):
         describe(run)
@@ -219,7 +221,7 @@ def test_a_small_network_is_exported_with_what_its_answer_rests_on(name, slices,
     # As trained: statistics that are not those of a new layer.
     random = np.random.default_rng(1)
     small.set_weights([w + random.uniform(0, 0.05, w.shape).astype(w.dtype) for w in small.get_weights()])
-    familiar = Familiar(*(random.normal(0, 0.1, (n, 192)).astype(np.float32) for n in (192, 4)), limit=3.0)
+    familiar = Familiar(random.uniform(0, 1, 192).astype(np.float32), 0.7, limit=3.0, unvouched=2.0)
     described = replace(DESCRIPTION, name=name, temperature=2.0, unfamiliar_above=familiar.limit)
     output = tmp_path / f"{name}.onnx"
     rasters = verify.real_slices([slices])[:9]

@@ -90,7 +90,7 @@ def test_distance_and_evidence_stay_what_they_are(rasters, tmp_path, monkeypatch
     monkeypatch.setattr(quantise, "LEAST_AGREEMENT", 0)
     keras.utils.set_random_seed(2)
     random = np.random.default_rng(2)
-    familiar = Familiar(*(random.normal(0, 0.1, (n, 192)).astype(np.float32) for n in (192, 4)), limit=30.0)
+    familiar = Familiar(random.uniform(0, 0.1, 192).astype(np.float32), 0.0, limit=30.0, unvouched=20.0)
     described = Description(
         "residual", ("a", "b", "c", "d"), PREPROCESS_VERSION, abstain_below=0.0, unfamiliar_above=familiar.limit
     )

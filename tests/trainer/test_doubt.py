@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from slicewise.trainer import doubt
+from slicewise.trainer import doubt, strangers
 from slicewise.trainer.data import LABELS, Example, Rasters
 from slicewise.trainer.network import reference, residual
 from slicewise.worker.model.session import tempered
@@ -65,7 +65,7 @@ def test_silence_has_its_bounds(wrong, given):
     assert (confidence >= found).sum() == given
 
 
-def pictures(count: int, start: int, *, strange: bool = False) -> Rasters:
+def pictures(count: int, start: int) -> Rasters:
     """Soft blobs whose place depends on the class."""
     made, examples = [], []
     y, x = np.mgrid[-1:1:150j, -1:1:150j]
@@ -73,24 +73,43 @@ def pictures(count: int, start: int, *, strange: bool = False) -> Rasters:
         label = n % 4
         angle = label * np.pi / 2 + RANDOM.normal(0, 0.1)
         grey = 200 * np.exp(-((x - 0.4 * np.cos(angle)) ** 2 + (y - 0.4 * np.sin(angle)) ** 2) / 0.05)
-        grey = RANDOM.uniform(0, 255, grey.shape) if strange else grey + RANDOM.normal(20, 4, grey.shape)
-        made.append(np.clip(grey, 0, 255).astype(np.uint8))
+        made.append(np.clip(grey + RANDOM.normal(20, 4, grey.shape), 0, 255).astype(np.uint8))
         examples.append(Example(Path(f"{n}"), f"{n}", LABELS[label], "", f"g{n}"))
     return Rasters(np.stack(made), examples, [])
 
 
-def test_what_is_strange_lies_far_away():
+@pytest.fixture(scope="module")
+def strange():
+    """A network that has learned nothing, its doubt, and how far out it finds pictures."""
     keras.utils.set_random_seed(0)
-    network = residual()
-    fitted = doubt.fit(network, pictures(48, 0), pictures(24, 100), np.full((24, 4), 0.25, np.float32))
+    network, validation = residual(), pictures(100, 100)
+    said = np.full((100, 4), 0.1, np.float32)
+    said[np.arange(100), np.arange(100) % 4] = 0.7
+    fitted = doubt.fit(network, pictures(48, 0), validation, said)
     reading = keras.Model(network.input, network.get_layer("features").output)
 
     def distances(some: Rasters) -> np.ndarray:
         colour = np.repeat(some.pixels[..., None], 3, axis=-1).astype(np.float32)
         return fitted.familiar.distances(reading.predict(colour, verbose=0))
 
-    assert (distances(pictures(24, 200)) > fitted.familiar.limit).mean() < 0.5
-    assert (distances(pictures(8, 300, strange=True)) > fitted.familiar.limit).all()
+    return fitted, distances, validation
+
+
+def test_what_is_strange_lies_far_away(strange):
+    fitted, distances, _ = strange
+    familiar = fitted.familiar
+    nothing = strangers.draw(40, pictures(8, 400).pixels, seed=3)
+    assert familiar.unvouched < familiar.limit
+    assert (distances(pictures(24, 300)) > familiar.limit).mean() < 0.1
+    assert (distances(Rasters(nothing, [], [])) > familiar.limit).mean() > 0.9
+
+
+def test_two_of_a_hundred_known_pictures_need_a_header(strange):
+    fitted, distances, validation = strange
+    far = distances(validation) > fitted.familiar.unvouched
+    assert far.sum() == 2
+    # They are part of the silence that is allowed, and no reason for more of it.
+    assert fitted.abstain_below == 0
 
 
 def test_the_reference_network_has_no_features():

@@ -194,7 +194,18 @@ def test_what_is_unlike_all_that_is_known_is_refused(doubting, brain, write_dico
     path = write_dicom(tmp_path / "a.dcm")
     ((near,),) = answers(doubting(unfamiliar_above=300.0), [path])
     assert near.status == "labelled"
-    model = doubting(unfamiliar_above=1.0, abstain_below=1.1)
+    model = doubting(unfamiliar_above=1.0, unvouched_above=0.5, abstain_below=1.1)
     ((far,),) = answers(model, [path])
     assert (far.status, far.label, far.reason, far.probabilities) == ("refused", None, "unfamiliar", None)
     assert (far.frame, far.model_sha256) == (1, model.sha256)
+
+
+def test_a_header_vouches_for_what_a_picture_alone_does_not(doubting, write_dicom, write_jpeg, tmp_path):
+    paths = [write_dicom(tmp_path / "a.dcm"), write_jpeg(tmp_path / "a.jpg")]
+    (slice_,), (picture,) = answers(doubting(unfamiliar_above=300.0, unvouched_above=1.0, abstain_below=0.1), paths)
+    assert slice_.status == "labelled"
+    assert (picture.status, picture.label, picture.reason) == ("abstained", None, "strange")
+    assert picture.probabilities
+    assert "at most 1 where no header says what it is" in picture.detail
+    (picture,) = answers(doubting(unfamiliar_above=300.0, unvouched_above=299.0), [paths[1]])[0]
+    assert picture.status == "labelled"

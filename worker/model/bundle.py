@@ -51,6 +51,8 @@ class Description:
         A slice whose largest probability, by that temperature, is below has no label; None where it always has one.
     unfamiliar_above
         A slice whose distance is above is refused; None where there are no distances.
+    unvouched_above
+        A slice whose distance is above, and that no header says is a slice by MR, has no label; None where there are no distances.
     variant
         ``int8``, or None for the network as it was exported.
     golden
@@ -69,6 +71,7 @@ class Description:
     temperature: float | None = None
     abstain_below: float | None = None
     unfamiliar_above: float | None = None
+    unvouched_above: float | None = None
     variant: str | None = None
     made_from: str | None = None
     golden: dict[str, Any] | None = None

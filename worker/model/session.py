@@ -35,8 +35,8 @@ _NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionPro
 class Scores(NamedTuple):
     """What a network says of N slices.
 
-    `probabilities` is ``(N, labels) float32``, each row sums to 1; `distances` ``(N,) float32``, at least 0, or NaN where
-    the bundle knows none.
+    `probabilities` is ``(N, labels) float32``, each row sums to 1; `distances` ``(N,) float32``, how far each lies from what is
+    known, the greater the farther, or NaN where the bundle knows none.
     """
 
     probabilities: np.ndarray
@@ -76,12 +76,23 @@ class Model:
         probabilities, distances = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return Scores(tempered(probabilities, self.description.temperature), distances)
 
-    def doubt(self, probabilities: np.ndarray, distance: float) -> RefusalReason | AbstentionReason | None:
-        """Why a slice is not to be labelled, from its `Scores`; None where it is."""
-        limit, least = self.description.unfamiliar_above, self.description.abstain_below
+    def doubt(
+        self, probabilities: np.ndarray, distance: float, *, vouched: bool = False
+    ) -> RefusalReason | AbstentionReason | None:
+        """Why a slice is not to be labelled, from its `Scores`; None where it is.
+
+        Parameters
+        ----------
+        vouched
+            Whether its header says that it is a slice by MR. A picture without one may be anything.
+        """
+        described = self.description
+        limit, bound, least = described.unfamiliar_above, described.unvouched_above, described.abstain_below
         # Not a number is no reason to trust it.
         if limit is not None and not distance <= limit:
             return RefusalReason.UNFAMILIAR
+        if bound is not None and not vouched and not distance <= bound:
+            return AbstentionReason.STRANGE
         if least is not None and not probabilities.max() >= least:
             return AbstentionReason.UNCERTAIN
         return None
