@@ -28,6 +28,25 @@ def test_heat_lies_where_most_is_said_for_the_label():
     assert hot[60:].max() == 0
 
 
+@pytest.mark.parametrize("side", [8, 16])
+def test_heat_lies_in_the_middle_of_what_a_place_sees(side):
+    """Of layers of step 2 that pad: what changes a place's answer lies around where it is drawn."""
+    import keras
+
+    flowing = seen = keras.Input((150, 150, 1))
+    for _ in range(int(np.log2(side))):
+        flowing = keras.layers.Conv2D(1, 3, 2, padding="same", use_bias=False, kernel_initializer="ones")(flowing)
+    network = keras.Model(seen, flowing)
+    middle = network.output_shape[1] // 2
+    # One picture for each row, bright there alone.
+    answers = network.predict(np.eye(150, dtype=np.float32)[:, :, None, None].repeat(150, axis=2), verbose=0)
+    felt = np.flatnonzero(answers[:, middle, middle, 0])
+    said = np.zeros((*network.output_shape[1:3], 4), np.float32)
+    said[middle, middle, 0] = 1
+    row, _ = np.unravel_index(evidence.heat(said, 0).argmax(), (150, 150))
+    assert row == (felt[0] + felt[-1]) // 2
+
+
 def test_what_is_said_for_all_labels_alike_is_no_heat():
     said = np.random.default_rng(0).normal(0, 1, (10, 10, 1)).astype(np.float32).repeat(4, axis=-1)
     np.testing.assert_allclose(evidence.heat(said, 0), 0, atol=1e-6)
@@ -104,14 +123,14 @@ MASSES = {
 
 @pytest.mark.parametrize("name", MASSES)
 def test_the_shipped_network_looks_at_the_mass(name):
-    """What speaks for the tumour lies on it: its hottest place, and several times more of the heat than of the slice."""
+    """What speaks for the tumour lies on it: its hottest place, and three times as much of the heat as of the slice."""
     label, rows, columns = MASSES[name]
     model = session.load(RESIDUAL, threads=1)
     (decoded,) = load((STUDY / name).read_bytes())
     (said,) = model.evidence(to_raster(decoded)[None])
     hot = evidence.heat(said, model.labels.index(label))
     on_it = np.zeros(hot.shape, bool)
-    # The last map has places of 15 pixels, and is drawn between their centres.
+    # The last map has a place every 16 pixels, and is drawn between their centres.
     on_it[max(0, rows.start - 8) : rows.stop + 8, max(0, columns.start - 8) : columns.stop + 8] = True
     assert on_it[np.unravel_index(hot.argmax(), hot.shape)]
     assert hot[on_it].sum() / hot.sum() > 3 * on_it.mean()
