@@ -209,7 +209,8 @@ def _judged(model: Model, probabilities: np.ndarray, distance: float, frame: int
     best = int(probabilities.argmax())
     why = None
     if doubt is AbstentionReason.STRANGE:
-        why = f"a distance of {distance:.3g}, at most {described.unvouched_above:.3g} where no header says what it is"
+        most = f"{described.unfamiliar_above:.3g}" if vouched else f"{described.unvouched_above:.3g} without a header"
+        why = f"much like pictures of nothing: a distance of {distance:.3g}, a label needs at most {most}"
     elif doubt:
         why = f"at most {probabilities[best]:.3f} for one class, a label needs {described.abstain_below:.3f}"
     return Answer(

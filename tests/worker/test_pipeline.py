@@ -190,8 +190,8 @@ def test_the_bound_holds_for_probabilities_at_the_bundle_s_temperature(small, do
     assert sum(cool.probabilities.values()) == pytest.approx(1)
 
 
-def test_what_is_unlike_all_that_is_known_is_refused(doubting, brain, write_dicom, tmp_path):
-    path = write_dicom(tmp_path / "a.dcm")
+def test_what_is_unlike_all_that_is_known_is_refused(doubting, write_jpeg, tmp_path):
+    path = write_jpeg(tmp_path / "a.jpg")
     ((near,),) = answers(doubting(unfamiliar_above=300.0), [path])
     assert near.status == "labelled"
     model = doubting(unfamiliar_above=1.0, unvouched_above=0.5, abstain_below=1.1)
@@ -200,12 +200,20 @@ def test_what_is_unlike_all_that_is_known_is_refused(doubting, brain, write_dico
     assert (far.frame, far.model_sha256) == (1, model.sha256)
 
 
+def test_a_slice_by_its_header_is_never_refused_by_the_network(doubting, write_dicom, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm")
+    ((far,),) = answers(doubting(unfamiliar_above=1.0, unvouched_above=0.5), [path])
+    assert (far.status, far.label, far.reason) == ("abstained", None, "strange")
+    assert far.probabilities
+    assert far.detail.endswith("a label needs at most 1")
+
+
 def test_a_header_vouches_for_what_a_picture_alone_does_not(doubting, write_dicom, write_jpeg, tmp_path):
     paths = [write_dicom(tmp_path / "a.dcm"), write_jpeg(tmp_path / "a.jpg")]
     (slice_,), (picture,) = answers(doubting(unfamiliar_above=300.0, unvouched_above=1.0, abstain_below=0.1), paths)
     assert slice_.status == "labelled"
     assert (picture.status, picture.label, picture.reason) == ("abstained", None, "strange")
     assert picture.probabilities
-    assert "at most 1 where no header says what it is" in picture.detail
+    assert picture.detail.endswith("a label needs at most 1 without a header")
     (picture,) = answers(doubting(unfamiliar_above=300.0, unvouched_above=299.0), [paths[1]])[0]
     assert picture.status == "labelled"

@@ -50,9 +50,10 @@ class Description:
     abstain_below
         A slice whose largest probability, by that temperature, is below has no label; None where it always has one.
     unfamiliar_above
-        A slice whose distance is above is refused; None where there are no distances.
+        A slice whose distance is above is refused, or has no label where a header says that it is a slice by MR; None where there are
+        no distances.
     unvouched_above
-        A slice whose distance is above, and that no header says is a slice by MR, has no label; None where there are no distances.
+        A slice whose distance is above has no label where no header says that it is one by MR; None where there are no distances.
     variant
         ``int8``, or None for the network as it was exported.
     golden

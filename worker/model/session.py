@@ -84,13 +84,14 @@ class Model:
         Parameters
         ----------
         vouched
-            Whether its header says that it is a slice by MR. A picture without one may be anything.
+            Whether its header says that it is a slice by MR: then it is never refused, and may be stranger. A picture without one may
+            be anything.
         """
         described = self.description
         limit, bound, least = described.unfamiliar_above, described.unvouched_above, described.abstain_below
         # Not a number is no reason to trust it.
         if limit is not None and not distance <= limit:
-            return RefusalReason.UNFAMILIAR
+            return AbstentionReason.STRANGE if vouched else RefusalReason.UNFAMILIAR
         if bound is not None and not vouched and not distance <= bound:
             return AbstentionReason.STRANGE
         if least is not None and not probabilities.max() >= least:
