@@ -16,6 +16,7 @@ from slicewise.trainer.evaluation import Scored
 from slicewise.trainer.recipe import Selection
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.model import bundle, session
+from slicewise.worker.model.store import RESIDUAL
 
 LABELS = ("a", "b", "c", "d")
 TRUTH = np.array([0, 0, 0, 1, 1, 2])
@@ -191,3 +192,17 @@ def test_what_near_copies_flatter():
         "without": {"pictures": 4, "accuracy": 0.5},
     }
     assert evaluation.near_copies(scored(), [])["with"] == {"pictures": 0, "accuracy": None}
+
+
+def test_what_the_headline_is_measured_by():
+    """The default and its four siblings: one recipe, and each fold held out by one of them."""
+    evaluated = Path(__file__).parents[2] / "docs" / "evaluated"
+    paths = [RESIDUAL, *sorted(evaluated.glob("residual-fold?.onnx"))]
+    trainings = [session.load(path, threads=1).description.training for path in paths]
+    assert {training["split"] for training in trainings} == {
+        f"group-disjoint, fold {fold} of 5 validates" for fold in range(5)
+    }
+    assert all(training["recipe"] == trainings[0]["recipe"] for training in trainings)
+    begun = [training["begun_from"] for training in trainings]
+    assert [one["split"] for one in begun] == [training["split"] for training in trainings]
+    assert all(one["recipe"] == begun[0]["recipe"] for one in begun)
