@@ -23,7 +23,7 @@ class Familiar:
     middle
         What the features have along it halfway between the two.
     limit
-        A picture that lies farther out, as `distances` gives it, is refused.
+        A picture that lies farther out, as `distances` gives it, is refused, or has no label where a header says what it is.
     unvouched
         One that lies farther out than this, with no header to say what it is, has no label.
     """
