@@ -16,8 +16,8 @@ _PROVENANCE = ("data", "split", "leaky", "recipe", "begun_from")
 
 
 def provenance(recorded: dict[str, Any]) -> dict[str, Any]:
-    """What a network has seen: data set names, fingerprints, split and recipe."""
-    return {key: recorded[key] for key in _PROVENANCE if key in recorded}
+    """What a network has seen, and what its teachers have: data set names, fingerprints, split and recipe."""
+    return {key: recorded[key] for key in (*_PROVENANCE, "taught_by") if key in recorded}
 
 
 def describe(run: Run) -> Description:

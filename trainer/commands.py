@@ -31,6 +31,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--resume", action="store_true", help="go on with the run in RUN, by the recipe it was begun with"
     )
     train.add_argument("--initial", type=Path, metavar="FILE", help="start from this model.keras, of any input size")
+    train.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="BUNDLE",
+        action="append",
+        default=[],
+        help="learn from the answers of this .onnx file, too (--teaching); give several for what they say together",
+    )
     shared.add_split(train, default=Selection.how, text="how validation is held out (default: %(default)s)")
 
     recipe = train.add_argument_group("recipe", "the defaults are the published ones")
@@ -44,6 +52,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ("dropout", float, "rate of every dropout layer"),
         ("label_smoothing", float, "share of the label that is spread over all classes"),
         ("strangers", float, "share of a batch that is pictures of nothing, to be unsure of; 0 is off"),
+        ("teaching", float, "share of the label that is what the teachers say; 0 is off"),
         ("averaging", float, "momentum of the average of the weights that is kept; 0 is off"),
         ("size", int, "side of the input; only 150 can be exported, smaller ones are cheap to start from"),
         ("patience", int, "stop after so many epochs without a better validation loss; 0 never stops"),
@@ -102,7 +111,9 @@ def _train(options: argparse.Namespace) -> int:
     from slicewise.trainer import data, evaluation, report, training
 
     split = data.select(selection)
-    trained = training.train(split, recipe, options.output, initial=options.initial, resume=options.resume)
+    trained = training.train(
+        split, recipe, options.output, initial=options.initial, teachers=options.teacher, resume=options.resume
+    )
     scored = evaluation.Scored(data.LABELS, trained.probabilities, trained.validation, run.read())
     measured = scored.metrics(split.description + evaluation.held_out(scored, split))
     _leave(run, scored, measured, training.read_history(run.history))

@@ -117,9 +117,9 @@ def trained_on(training: Mapping[str, Any]) -> set[str | None]:
     training
         What a bundle, or ``run.json``, says of its training; see `slicewise.export.describe.provenance`.
     """
-    begun_from = training.get("begun_from")
+    before = [training["begun_from"]] if training.get("begun_from") else []
     own = training.get("data", {}).get("training", {}).get("fingerprint")
-    return {own} | (trained_on(begun_from) if begun_from else set())
+    return {own}.union(*map(trained_on, [*before, *training.get("taught_by", [])]))
 
 
 @dataclass(frozen=True)

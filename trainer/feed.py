@@ -15,6 +15,7 @@ from PIL import Image
 from slicewise.trainer.data import LABELS, Example
 from slicewise.trainer.recipe import Augmentation
 from slicewise.worker.imaging import SIZE
+from slicewise.worker.model.session import Model
 
 _BEST_JPEG = 95
 """Above it JPEG only grows (Pillow's documentation)."""
@@ -100,6 +101,9 @@ class Feed(keras.utils.PyDataset):
 
     Where there are `strangers`, ``(n, 150, 150) uint8``, they take the places of a `share` of each batch, and every class is
     their label alike.
+
+    Where there are `teachers`, what one of them, each in its turn, says of the pictures as they are shown makes up a share
+    `teaching` of their labels: turned, mixed and all (function matching, Beyer et al. 2022).
     """
 
     pixels: np.ndarray
@@ -113,6 +117,8 @@ class Feed(keras.utils.PyDataset):
     cutmix: float = 0.0
     strangers: np.ndarray | None = None
     share: float = 0.0
+    teachers: Sequence[Model] = ()
+    teaching: float = 0.0
     seed: int = 0
     _epoch: int = field(init=False, default=0)
     _order: np.ndarray = field(init=False)
@@ -153,6 +159,10 @@ class Feed(keras.utils.PyDataset):
         elif self.mixup:
             share = np.float32(random.beta(self.mixup, self.mixup))
             grey, wanted = (share * each + (1 - share) * each[::-1] for each in (grey, wanted))
+        if self.teachers:
+            teacher = self.teachers[(self._epoch + index) % len(self.teachers)]
+            said = teacher.score(np.rint(grey).astype(np.uint8)).probabilities
+            wanted = (1 - self.teaching) * wanted + self.teaching * said
         return np.repeat(grey[..., None], 3, axis=-1), wanted
 
     def _one(self, raster: np.ndarray, random: np.random.Generator) -> np.ndarray:

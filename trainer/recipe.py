@@ -75,6 +75,8 @@ class Recipe:
     label_smoothing: float = 0.0
     strangers: float = 0.0
     """Share of a batch that gives way to pictures of nothing, whose label is every class alike; 0 is off."""
+    teaching: float = 0.0
+    """Share of the label that is what a teacher says of the very picture that is shown (Beyer et al. 2022); 0 is off."""
     averaging: float = 0.0
     """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
     precision: str = "float32"
@@ -96,7 +98,8 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch", 1), ("size", 94), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise Misconfigured(f"{name} is {getattr(self, name)}: give at least {least}")
-        for name in ("weight_decay", "mixup", "cutmix", "dropout", "label_smoothing", "strangers", "averaging"):
+        shares = ("weight_decay", "mixup", "cutmix", "dropout", "label_smoothing", "strangers", "teaching", "averaging")
+        for name in shares:
             if not 0 <= getattr(self, name) < 1:
                 raise Misconfigured(f"{name} is {getattr(self, name):g}: give a value from 0 to below 1")
 

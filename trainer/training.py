@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from slicewise.trainer.network import build, serving, transfer
 from slicewise.trainer.recipe import Recipe
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION, SIZE
-from slicewise.worker.model import bundle
-from slicewise.worker.model.session import tempered
+from slicewise.worker.model import bundle, session
 
 _STRANGERS = 1024
 """Pictures of nothing that a run draws from."""
@@ -39,7 +39,13 @@ class Trained:
 
 
 def train(
-    split: data.Split, recipe: Recipe, folder: Path, *, initial: Path | None = None, resume: bool = False
+    split: data.Split,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    initial: Path | None = None,
+    teachers: Sequence[Path] = (),
+    resume: bool = False,
 ) -> Trained:
     """Train a network and leave everything about it in `folder` (see `slicewise.export.run.Run`).
 
@@ -47,6 +53,8 @@ def train(
     ----------
     initial
         A ``model.keras`` to start from, at any input size (see `slicewise.trainer.network.transfer`).
+    teachers
+        Bundles whose answers are a share `Recipe.teaching` of the labels (distillation, Hinton et al. 2015).
     resume
         Go on from the folder's last checkpoint: same epoch, learning rate, optimiser state and shuffling.
 
@@ -54,18 +62,19 @@ def train(
     ------
     Misconfigured
         The folder holds a run and `resume` is not set; it was trained on other pictures or by another
-        preprocessing; nothing is left to train on or to validate.
+        preprocessing; nothing is left to train on or to validate; a teacher of another kind, or one for nothing.
     """
     run = Run(folder)
     if run.checkpoint.exists() and not resume:
         raise Misconfigured(f"{folder} holds a run already: give --resume to go on, or another folder")
     if initial and not initial.is_file():
         raise Misconfigured(f"no network at {initial}: give --initial the model.keras of a run")
+    taught_by = _teachers(teachers, recipe)
     make_folder(folder)
     keras.utils.set_random_seed(recipe.seed)
     training = _decoded(split.training, "training")
     validation = _decoded(split.validation, "validation")
-    _record(run, _description(split, recipe, validation, initial), resume=resume)
+    _record(run, _description(split, recipe, validation, initial, taught_by), resume=resume)
     feed = Feed(
         training.pixels,
         training.examples,
@@ -78,6 +87,8 @@ def train(
         cutmix=recipe.cutmix,
         strangers=strangers.draw(_STRANGERS, training.pixels, recipe.seed) if recipe.strangers else None,
         share=recipe.strangers,
+        teachers=taught_by,
+        teaching=recipe.teaching,
         seed=recipe.seed,
     )
     held = Feed(validation.pixels, validation.examples, recipe.batch, size=recipe.size)
@@ -93,7 +104,7 @@ def train(
         fitted = doubt.fit(network, training, validation, probabilities)
         fitted.save(run.doubt)
         # As it will serve.
-        probabilities = tempered(probabilities, fitted.temperature)
+        probabilities = session.tempered(probabilities, fitted.temperature)
     return Trained(network, validation, probabilities)
 
 
@@ -110,7 +121,25 @@ def _decoded(examples: list[data.Example], part: str) -> data.Rasters:
     return decoded
 
 
-def _description(split: data.Split, recipe: Recipe, validation: data.Rasters, initial: Path | None) -> dict[str, Any]:
+def _teachers(paths: Sequence[Path], recipe: Recipe) -> list[session.Model]:
+    if bool(paths) != (recipe.teaching > 0):
+        raise Misconfigured("teachers and their share go together: give --teacher and --teaching, or neither")
+    if paths and recipe.size != SIZE:
+        raise Misconfigured(f"teachers see {SIZE}x{SIZE} pictures: give --size {SIZE}, or begin without them")
+    teachers = [session.load(path) for path in paths]
+    for path, teacher in zip(paths, teachers, strict=True):
+        if (teacher.labels, teacher.description.preprocess_version) != (data.LABELS, PREPROCESS_VERSION):
+            raise Misconfigured(f"{path} cannot teach: it has other labels, or sees pictures by another preprocessing")
+    return teachers
+
+
+def _description(
+    split: data.Split,
+    recipe: Recipe,
+    validation: data.Rasters,
+    initial: Path | None,
+    teachers: Sequence[session.Model],
+) -> dict[str, Any]:
     """What ``run.json`` says."""
     return {
         "recipe": asdict(recipe),
@@ -120,6 +149,7 @@ def _description(split: data.Split, recipe: Recipe, validation: data.Rasters, in
         "labels": list(data.LABELS),
         "preprocess_version": PREPROCESS_VERSION,
         "begun_from": _seen_by(initial) if initial else None,
+        "taught_by": [{"sha256": teacher.sha256, **teacher.description.training} for teacher in teachers],
         # With what imaging refuses: `evaluate` compares the fingerprint without decoding anything.
         "data": {"training": data.census(split.training), "validation": data.census(split.validation)},
         "validation": sorted({str(e.path.resolve()) for e in validation.examples}),
@@ -135,11 +165,11 @@ def _seen_by(model: Path) -> dict[str, Any]:
 def _record(run: Run, description: dict[str, Any], *, resume: bool) -> None:
     if resume and run.record.exists():
         recorded = run.read()
-        for key in ("labels", "preprocess_version", "data"):
+        for key in ("labels", "preprocess_version", "data", "taught_by"):
             if recorded.get(key, description[key]) != description[key]:
                 raise Misconfigured(
-                    f"{run.folder} cannot go on: its {key.replace('_', ' ')} would change. Give the pictures and the "
-                    "split it was begun with, or another folder"
+                    f"{run.folder} cannot go on: its {key.replace('_', ' ')} would change. Give the pictures, the "
+                    "split and the teachers it was begun with, or another folder"
                 )
         description = {**description, **recorded, "validation": description["validation"]}
     write_json(run.record, description)

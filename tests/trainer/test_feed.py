@@ -12,6 +12,8 @@ from PIL import Image
 from slicewise.trainer.data import LABELS, Example
 from slicewise.trainer.feed import Feed, vary
 from slicewise.trainer.recipe import Augmentation
+from slicewise.worker.model import session
+from slicewise.worker.model.store import REFERENCE, RESIDUAL
 
 COUNT = 22
 OFF = Augmentation(rotation=0, scale=0, shift=0, flip=False, gain=0, gamma=0)
@@ -107,6 +109,20 @@ def test_mixed_pictures_have_mixed_labels(pixels, examples):
     assert 0 < share < 1
     np.testing.assert_allclose(mixed, share * plain + (1 - share) * plain[::-1], atol=1e-3)
     np.testing.assert_allclose(labels, share * wanted + (1 - share) * wanted[::-1], atol=1e-5)
+
+
+def test_teachers_speak_of_the_pictures_as_they_are_shown(pixels, examples):
+    """Each in its turn, for a share of the label."""
+    teachers = [session.load(path, threads=1) for path in (RESIDUAL, REFERENCE)]
+    shown = {"batch": 8, "mixup": 0.4, "augmentation": Augmentation(), "seed": 3}
+    feed, untaught = Feed(pixels, examples, teachers=teachers, teaching=0.7, **shown), Feed(pixels, examples, **shown)
+    for epoch in range(2):
+        for index, ((seen, labels), (same, before)) in enumerate(zip(batches(feed), batches(untaught), strict=True)):
+            np.testing.assert_array_equal(seen, same)
+            said = teachers[(epoch + index) % 2].score(np.rint(seen[..., 0]).astype(np.uint8)).probabilities
+            np.testing.assert_allclose(labels, 0.3 * before + 0.7 * said, atol=1e-6)
+        feed.on_epoch_end()
+        untaught.on_epoch_end()
 
 
 def test_a_box_of_one_picture_lies_over_another(examples):

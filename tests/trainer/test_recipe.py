@@ -37,6 +37,7 @@ def test_round_trip():
         {"mixup": 1.0},
         {"cutmix": 1.0},
         {"dropout": 1.0},
+        {"teaching": 1.0},
         {"averaging": -0.1},
         {"label_smoothing": float("nan")},
         {"size": 93},

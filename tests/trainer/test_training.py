@@ -11,13 +11,19 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
+from slicewise.export.describe import describe
 from slicewise.export.run import Run
 from slicewise.trainer import callbacks, data, training
+from slicewise.trainer.evaluation import trained_on
 from slicewise.trainer.recipe import Recipe, Selection
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.imaging import PREPROCESS_VERSION
+from slicewise.worker.model import bundle
+from slicewise.worker.model.store import REFERENCE, RESIDUAL
 
 # Everything that has a state which a resume could lose: the schedule, the average, dropout, the order, the variations.
 RECIPE = Recipe(
@@ -143,6 +149,42 @@ def test_begun_from_another_run(idle, finished, parted, tmp_path):
         np.testing.assert_allclose(old, new, atol=1e-6)
     with pytest.raises(Misconfigured, match="no network at"):
         training.train(parted, RECIPE, tmp_path / "none", initial=tmp_path / "none.keras")
+
+
+def test_taught_by_a_bundle(parted, tmp_path):
+    """The record names the teacher and what it has seen, which is held against the pupil."""
+    recipe = Recipe(network="residual", epochs=1, batch=16, learning_rate=1e-30, teaching=0.5)
+    run = Run(tmp_path / "run")
+    training.train(parted, recipe, run.folder, teachers=[REFERENCE])
+    (teacher,) = run.read()["taught_by"]
+    assert teacher["sha256"] == bundle.sha256(REFERENCE)
+    assert trained_on(teacher) < trained_on(run.read())
+    assert describe(run).training["taught_by"] == [teacher]
+    with pytest.raises(Misconfigured, match="its taught by would change"):
+        training.train(parted, recipe, run.folder, teachers=[RESIDUAL], resume=True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "teachers", "said"),
+    [
+        (Recipe(teaching=0.5), [], "--teacher and --teaching"),
+        (Recipe(), [REFERENCE], "--teacher and --teaching"),
+        (Recipe(teaching=0.5, size=94), [REFERENCE], "--size 150"),
+    ],
+)
+def test_teachers_for_nothing(parted, tmp_path, recipe, teachers, said):
+    with pytest.raises(Misconfigured, match=said):
+        training.train(parted, recipe, tmp_path / "run", teachers=teachers)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_labels(parted, tmp_path, small_model):
+    other, model = tmp_path / "other.onnx", onnx.load(small_model)
+    described = bundle.Description("small", data.LABELS[::-1], PREPROCESS_VERSION)
+    onnx.helper.set_model_props(model, {bundle.METADATA_KEY: described.to_json()})
+    onnx.save(model, other)
+    with pytest.raises(Misconfigured, match="cannot teach"):
+        training.train(parted, Recipe(teaching=0.5), tmp_path / "run", teachers=[other])
 
 
 def test_what_is_trained_in_bfloat16_serves_in_float32(parted, tmp_path):
