@@ -125,7 +125,7 @@ def _familiar(network: keras.Model, training: Rasters, validation: Rasters) -> t
 
     With pictures of nothing to learn from, one direction tells more of other ones than the distance from the known: of what
     imaging lets through of them it refuses three in four where the Mahalanobis distance of Lee et al. 2018 refused one in a hundred,
-    and 2 of 9,526 known pictures (docs/experiments.md).
+    and 9 of 9,526 known pictures (docs/model-card.md).
     """
     reading = keras.Model(network.input, network.get_layer(FEATURES).output)
 

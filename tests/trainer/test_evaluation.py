@@ -208,7 +208,7 @@ def test_what_the_headline_is_measured_by():
         recipes = [Recipe.from_dict(network["recipe"]) for network in networks]
         assert all(recipe == recipes[0] for recipe in recipes)
     taught = session.load(RESIDUAL, threads=1).description.training
-    assert all(teacher["split"] in {training["split"] for training in trainings} for teacher in taught["taught_by"])
+    assert {teacher["split"] for teacher in taught["taught_by"]} == {training["split"] for training in trainings}
     assert len(taught["taught_by"]) == len(trainings)
     # It never passes for a network that held a fold out.
     seen = evaluation.trained_on(taught)
