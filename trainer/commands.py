@@ -67,6 +67,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             f"--{name}", choices=known, default=getattr(Recipe, name), help=f"{text} (default: %(default)s)"
         )
     recipe.add_argument(
+        "--logit-adjustment",
+        type=float,
+        nargs=4,
+        default=Recipe.logit_adjustment,
+        metavar=("GLIOMA", "MENINGIOMA", "NO_TUMOR", "PITUITARY"),
+        help="added to each class's logit once trained: more than 0 for a class that is missed too often (default: 0 0 0 0)",
+    )
+    recipe.add_argument(
         "--one-per-group", action="store_true", help="one picture of each group of near-copies an epoch"
     )
 
@@ -90,7 +98,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _recipe(options: argparse.Namespace) -> Recipe:
     chosen = {name: getattr(options, name) for name in Recipe.__dataclass_fields__ if name != "augmentation"}
     strayed = {name: getattr(options, name) for name in Augmentation.__dataclass_fields__}
-    return Recipe(**chosen, augmentation=Augmentation(**strayed))
+    return Recipe.from_dict({**chosen, "augmentation": strayed})
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -5,9 +5,6 @@ Everything is fitted on pictures that the network has not learned from, each gro
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 import keras
 import numpy as np
 
@@ -15,7 +12,7 @@ from slicewise.export.doubt import Doubt, Familiar
 from slicewise.export.run import FEATURES
 from slicewise.trainer import strangers
 from slicewise.trainer.data import LABELS, Rasters
-from slicewise.trainer.evaluation import representatives
+from slicewise.trainer.evaluation import group_weights, representatives
 from slicewise.worker.model.session import tempered
 
 MOST_WRONG = 0.02
@@ -58,7 +55,7 @@ def fit(network: keras.Model, training: Rasters, validation: Rasters, probabilit
     probabilities
         ``(N, 4) float32``, its answers to `validation`.
     """
-    truth, weights = _truth(validation), _weights([example.group for example in validation.examples])
+    truth, weights = _truth(validation), group_weights([example.group for example in validation.examples])
     temperature = fit_temperature(probabilities, truth, weights)
     calibrated = tempered(probabilities, temperature)
     correct, confidence = calibrated.argmax(axis=1) == truth, calibrated.max(axis=1)
@@ -112,12 +109,6 @@ def fit_abstention(confidence: np.ndarray, correct: np.ndarray, weights: np.ndar
 
 def _truth(pictures: Rasters) -> np.ndarray:
     return np.array([LABELS.index(example.label) for example in pictures.examples])
-
-
-def _weights(groups: Sequence[str]) -> np.ndarray:
-    """Near-copies together count as one picture."""
-    sizes = Counter(groups)
-    return np.array([1 / sizes[group] for group in groups])
 
 
 def _familiar(network: keras.Model, training: Rasters, validation: Rasters) -> tuple[Familiar, np.ndarray]:

@@ -170,6 +170,8 @@ def _beside(
             for split, part in zip(splits, parts, strict=True)
         ]
         found["nearest_neighbour"] = baseline.figures(np.concatenate(right), scored.rasters)
+    if len(parts) > 1:
+        found["adjusted"] = evaluation.adjusted(parts)
     if options.split == "random":
         found["published"] = baseline.PAPER
     return found

@@ -42,6 +42,12 @@ def representatives(groups: Sequence[str]) -> np.ndarray:
     return np.sort(np.unique(np.asarray(groups), return_index=True)[1])
 
 
+def group_weights(groups: Sequence[str]) -> np.ndarray:
+    """``(N,) float64``: near-copies together count as one picture."""
+    sizes = Counter(groups)
+    return np.array([1 / sizes[group] for group in groups])
+
+
 def bootstrap_interval(correct: np.ndarray, groups: Sequence[str] | np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the accuracy, drawing whole groups (Efron & Tibshirani 1993, section 13).
 
@@ -168,9 +174,19 @@ class Scored:
         return {
             "split": split,
             **metrics(self.probabilities, self.truth, groups, self.labels),
+            "sets": self._by_set(),
             "doubt": self._doubt(),
             "refused": len(self.rasters.refused),
             "refused_by_reason": dict(sorted(Counter(str(reason) for _, reason in self.rasters.refused).items())),
+        }
+
+    def _by_set(self) -> dict[str, Any]:
+        """Each data set, and its official parts where it has them: one may have worse labels than another."""
+        sets = np.array([f"{e.name.partition('/')[0]} {e.official}".strip() for e in self.rasters.examples])
+        right = self.predicted == self.truth
+        return {
+            str(name): {"pictures": int((sets == name).sum()), "accuracy": float(right[sets == name].mean())}
+            for name in np.unique(sets)
         }
 
     def _doubt(self) -> dict[str, Any] | None:
@@ -273,6 +289,31 @@ def pool(parts: Sequence[Scored]) -> Scored:
         [doubt for part in parts for doubt in part.doubts],
         sum(part.seconds for part in parts),
     )
+
+
+def adjusted(parts: Sequence[Scored]) -> dict[str, Any]:
+    """What is won where each class's logit is adjusted as the other networks' answers ask for, ready for JSON.
+
+    No part has a say in its own adjustment, so this is what to expect of one that is fitted on all of them. Every class
+    counts alike, and in it every group.
+    """
+    whole = pool(parts)
+    truth, labels = whole.truth, whole.labels
+    weights = group_weights([example.group for example in whole.rasters.examples])
+    weights *= (weights.sum() / np.bincount(truth, weights, len(labels)))[truth] / len(labels)
+    part_of = np.repeat(np.arange(len(parts)), [len(part.truth) for part in parts])
+    fitted = np.stack(
+        [
+            calibration.logit_adjustment(whole.probabilities[others], truth[others], weights[others])
+            for others in (part_of != number for number in range(len(parts)))
+        ]
+    )
+    right = (whole.probabilities * np.exp(fitted[part_of])).argmax(axis=1) == truth
+    return {
+        "added": dict(zip(labels, map(float, fitted.mean(axis=0)), strict=True)),
+        "accuracy": float(right.mean()),
+        "recall": {label: float(right[truth == i].mean()) for i, label in enumerate(labels) if (truth == i).any()},
+    }
 
 
 def on_strangers(model: session.Model, heads: data.Rasters) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -199,6 +199,12 @@ def serving(network: keras.Model) -> keras.Model:
     served = keras.models.clone_model(network, clone_function=plain)
     served.set_weights(network.get_weights())
     return served
+
+
+def adjust(network: keras.Model, adjustment: Sequence[float]) -> None:
+    """Add to the logit of each class, in the order of `slicewise.trainer.data.LABELS` (Menon et al. 2021)."""
+    last = next(layer for layer in reversed(network.layers) if isinstance(layer, layers.Dense))
+    last.bias.assign(np.asarray(last.bias.value) + np.asarray(adjustment, np.float32))
 
 
 def transfer(source: keras.Model, target: keras.Model) -> None:

@@ -12,6 +12,8 @@ SCHEDULES = ("constant", "cosine")
 NETWORKS = ("reference", "residual", "hybrid")
 PRECISIONS = ("float32", "bfloat16")
 
+_MOST_ADJUSTED = 4.0
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -81,6 +83,8 @@ class Recipe:
     """Momentum of the running average of the weights that validates and is kept; 0 switches it off."""
     precision: str = "float32"
     """What is multiplied in training: with ``bfloat16`` sums, averages and what is kept are float32 still."""
+    logit_adjustment: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """What is added to each class's logit when the network is trained (Menon et al. 2021): a class that it misses gets more than 0."""
     size: int = 150
     one_per_group: bool = False
     patience: int = 0
@@ -102,8 +106,17 @@ class Recipe:
         for name in shares:
             if not 0 <= getattr(self, name) < 1:
                 raise Misconfigured(f"{name} is {getattr(self, name):g}: give a value from 0 to below 1")
+        if not all(abs(added) <= _MOST_ADJUSTED for added in self.logit_adjustment):
+            raise Misconfigured(
+                f"a logit adjustment of {', '.join(f'{added:g}' for added in self.logit_adjustment)} drowns what the network "
+                f"says: give values from -{_MOST_ADJUSTED:g} to {_MOST_ADJUSTED:g}"
+            )
 
     @classmethod
     def from_dict(cls, recorded: dict[str, Any]) -> Recipe:
         """The recipe that ``run.json`` holds."""
-        return cls(**{**recorded, "augmentation": Augmentation(**recorded["augmentation"])})
+        # JSON knows no tuples.
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
+        }
+        return cls(**{**values, "augmentation": Augmentation(**recorded["augmentation"])})

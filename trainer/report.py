@@ -80,6 +80,8 @@ def _lines(measured: dict[str, Any]) -> Iterator[str]:
         f"calibration: expected error {measured['expected_calibration_error']:.3f}, Brier {measured['brier']:.3f}, log loss "
         f"{measured['log_loss']:.3f}; {_percent(risk)} of the surest 95 % are wrong"
     )
+    if len(sets := measured["sets"]) > 1:
+        yield ", ".join(f"{name}: {_percent(found['accuracy'])} of {found['pictures']}" for name, found in sets.items())
     if doubt := measured["doubt"]:
         withheld = ", ".join(f"{count} {reason}" for reason, count in doubt["withheld_by_reason"].items()) or "none"
         right = f", of which {_percent(doubt['accuracy_of_labels'])} are right" if doubt["coverage"] else ""
@@ -90,6 +92,10 @@ def _lines(measured: dict[str, Any]) -> Iterator[str]:
         yield f"{found['pictures']} pictures {name} a near-copy among those trained on: {_percent(found['accuracy'])} right"
     if found := measured.get("nearest_neighbour"):
         yield f"nearest neighbour on 48x48 thumbnails, which learns nothing: {_percent(found['accuracy'])} right ({_interval(found['accuracy_95'])})"
+    if found := measured.get("adjusted"):
+        added = ", ".join(f"{label} {value:+.2f}" for label, value in found["added"].items())
+        recalls = ", ".join(f"{label} {_percent(share)}" for label, share in found["recall"].items())
+        yield f"with logits adjusted as the other folds ask for ({added}): {_percent(found['accuracy'])} right; {recalls}"
     if published := measured.get("published"):
         classes = ", ".join(
             f"{label} {figures['precision']:.0%} {figures['recall']:.0%}"

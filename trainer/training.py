@@ -17,7 +17,7 @@ from slicewise.export.run import Run, make_folder, write_json
 from slicewise.trainer import callbacks, data, doubt, strangers
 from slicewise.trainer.evaluation import representatives
 from slicewise.trainer.feed import Feed
-from slicewise.trainer.network import build, serving, transfer
+from slicewise.trainer.network import adjust, build, serving, transfer
 from slicewise.trainer.recipe import Recipe
 from slicewise.worker.errors import Misconfigured
 from slicewise.worker.imaging import PREPROCESS_VERSION, SIZE
@@ -98,6 +98,7 @@ def train(
         network = _fresh(recipe, len(feed), initial)
     _fit(network, feed, _watched(held) if recipe.one_per_group else held, recipe, run)
     network = serving(network)
+    adjust(network, recipe.logit_adjustment)
     network.save(run.model, include_optimizer=False)
     probabilities = network.predict(held, verbose=0)
     if recipe.size == SIZE:

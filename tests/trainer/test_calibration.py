@@ -43,3 +43,33 @@ def test_figures():
     assert told["risk_at_coverage"]["1"] == pytest.approx(1 / 3)
     assert told["risk_at_coverage"]["0.7"] == 0
     assert told["expected_calibration_error"] == pytest.approx((0.3 + 0.6 + 0.2) / 3)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_what_was_taken_from_a_class_is_given_back():
+    """Labels are drawn by probabilities; a network says those of its logits less something."""
+    random = np.random.default_rng(4)
+    logits = random.normal(scale=2, size=(20_000, 3))
+    truth = (random.random((20_000, 1)) > softmax(logits).cumsum(axis=1)).sum(axis=1)
+    taken = np.array([0.2, 0.7, -0.9])
+    found = calibration.logit_adjustment(softmax(logits - taken), truth, np.ones(20_000))
+    np.testing.assert_allclose(found, taken, atol=0.06)
+    # What counts nothing has no say.
+    doubled = np.concatenate([truth, np.zeros(20_000, int)])
+    weights = np.repeat([1.0, 0.0], 20_000)
+    again = calibration.logit_adjustment(softmax(np.tile(logits - taken, (2, 1))), doubled, weights)
+    np.testing.assert_allclose(again, found, atol=1e-12)
+
+
+@pytest.mark.parametrize("sureness", [0.7, 1.0])
+def test_an_adjustment_stays_finite(sureness):
+    """Where one class is always missed, and one is not there."""
+    said = np.where(np.eye(3)[np.repeat([0, 0], 500)] > 0, sureness, (1 - sureness) / 2)
+    found = calibration.logit_adjustment(said, np.repeat([0, 1], 500), np.ones(1000))
+    assert np.abs(found).max() < 20
+    assert found[0] < found[1]
+    assert found.mean() == pytest.approx(0)

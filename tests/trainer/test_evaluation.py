@@ -214,3 +214,64 @@ def test_what_the_headline_is_measured_by():
     seen = evaluation.trained_on(taught)
     assert seen == set().union(*map(evaluation.trained_on, trainings))
     assert len(seen) == len(trainings)
+
+
+def leaning(towards: float, seed: int) -> Scored:
+    """A network that has something against class b, on 2,000 pictures."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(4, size=2000)
+    logits = 3 * np.eye(4)[truth] + random.normal(scale=1.5, size=(2000, 4)) + towards * np.eye(4)[1]
+    powers = np.exp(logits)
+    examples = [Example(Path(), f"{n}", "abcd"[t], "", f"{seed}-{n}") for n, t in enumerate(truth)]
+    pictures = Rasters(np.zeros((2000, 1, 1), np.uint8), examples, [])
+    return Scored(LABELS, (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32), pictures)
+
+
+def test_logits_are_adjusted_by_the_other_parts():
+    parts = [leaning(-1.5, seed) for seed in range(3)]
+    plain, found = evaluation.pool(parts).metrics("all"), evaluation.adjusted(parts)
+    assert found["added"]["b"] > 0.5
+    assert found["accuracy"] > plain["accuracy"]
+    assert found["recall"]["b"] > plain["classes"]["b"]["recall"] + 0.05
+    # What helps the others does not help the one that differs from them: it has no say in its own.
+    differs = evaluation.adjusted([leaning(-1.5, 0), leaning(1.5, 1)])
+    assert differs["accuracy"] < evaluation.pool([leaning(-1.5, 0), leaning(1.5, 1)]).metrics("all")["accuracy"] - 0.05
+
+
+def test_classes_and_groups_count_alike():
+    """Copies of the pictures of a class, and more groups of it, change nothing but the noise."""
+    one, other = leaning(0, 0), leaning(0, 1)
+    copies = [i for i, example in enumerate(one.rasters.examples) if example.label == "b"] * 5
+    chosen = np.r_[np.arange(2000), copies]
+    more = Rasters(one.rasters.pixels[chosen], [one.rasters.examples[i] for i in chosen], [])
+    copied = Scored(LABELS, one.probabilities[chosen], more)
+    expected, found = evaluation.adjusted([one, other])["added"], evaluation.adjusted([copied, other])["added"]
+    assert found == pytest.approx(expected, abs=1e-6)
+    rare = [i for i, example in enumerate(one.rasters.examples) if example.label != "b" or i % 4 == 0]
+    fewer = Rasters(one.rasters.pixels[rare], [one.rasters.examples[i] for i in rare], [])
+    found = evaluation.adjusted([Scored(LABELS, one.probabilities[rare], fewer), other])["added"]
+    assert found == pytest.approx(expected, abs=0.15)
+
+
+def test_each_set_by_itself():
+    """One may have worse labels than another."""
+    names = [
+        "one/Testing/a/0.jpg",
+        "one/Testing/a/1.jpg",
+        "one/Training/a/2.jpg",
+        "two/b/3.jpg",
+        "two/b/4.jpg",
+        "two/c/5.jpg",
+    ]
+    official = ["Testing", "Testing", "Training", "", "", ""]
+    told = scored()
+    examples = [
+        replace(example, name=name, official=part)
+        for example, name, part in zip(told.rasters.examples, names, official, strict=True)
+    ]
+    sets = replace(told, rasters=told.rasters._replace(examples=examples)).metrics("all")["sets"]
+    assert sets == {
+        "one Testing": {"pictures": 2, "accuracy": 1},
+        "one Training": {"pictures": 1, "accuracy": 0},
+        "two": {"pictures": 3, "accuracy": pytest.approx(2 / 3)},
+    }

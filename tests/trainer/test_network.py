@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from slicewise.export.run import FEATURE_MAP, FEATURES, LOGITS
-from slicewise.trainer.network import build, reference, residual, transfer
+from slicewise.trainer.network import adjust, build, reference, residual, transfer
 from slicewise.trainer.recipe import NETWORKS
 from slicewise.worker.errors import Misconfigured
 
@@ -122,3 +122,13 @@ def test_transfer_between_sizes_and_not_between_networks(network):
         np.testing.assert_array_equal(old, new)
     with pytest.raises(Misconfigured, match="--network residual"):
         transfer(first, network)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_class_that_is_missed_gets_more(name):
+    network = build(name, size=94)
+    slices = np.random.default_rng(0).uniform(0, 255, (3, 94, 94, 3)).astype(np.float32)
+    before = network.predict_on_batch(slices)
+    adjust(network, (0.0, 0.5, 0.0, -0.5))
+    powers = before * np.exp([0, 0.5, 0, -0.5])
+    np.testing.assert_allclose(network.predict_on_batch(slices), powers / powers.sum(axis=1, keepdims=True), rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import pytest
@@ -20,8 +21,8 @@ def test_published_defaults():
 
 
 def test_round_trip():
-    recipe = Recipe(epochs=3, augmentation=Augmentation(gain=0.1))
-    assert Recipe.from_dict(asdict(recipe)) == recipe
+    recipe = Recipe(epochs=3, logit_adjustment=(0, 0.5, 0, -0.5), augmentation=Augmentation(gain=0.1))
+    assert Recipe.from_dict(json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,8 @@ def test_round_trip():
         {"size": 93},
         {"patience": -1},
         {"precision": "float16"},
+        {"logit_adjustment": (0.0, 4.5, 0.0, 0.0)},
+        {"logit_adjustment": (0.0, 0.0, 0.0, float("nan"))},
     ],
 )
 def test_out_of_range(wrong):

@@ -18,6 +18,12 @@ ADDED = {
         "without": {"pictures": 0, "accuracy": None},
     },
     "nearest_neighbour": {"accuracy": 0.5, "accuracy_95": [0.4, 0.6]},
+    "adjusted": {
+        "added": {"glioma": -0.4, "pituitary": 0.0},
+        "accuracy": 0.9,
+        "recall": {"glioma": 0.8, "pituitary": 1.0},
+    },
+    "sets": {"one": {"pictures": 7, "accuracy": 0.5}, "two Testing": {"pictures": 5, "accuracy": 1.0}},
     "published": baseline.PAPER,
     "cost": {"parameters": 1234567, "operations": 4.4e8, "slices_per_second": 321.4, "provider": "cpu"},
 }
@@ -33,6 +39,8 @@ def test_what_is_printed(capsys):
         "3 pictures with a near-copy among those trained on: 100.0% right",
         "0 pictures without a near-copy among those trained on: none right",
         "nearest neighbour on 48x48 thumbnails, which learns nothing: 50.0% right (40.0% to 60.0%)",
+        "with logits adjusted as the other folds ask for (glioma -0.40, pituitary +0.00): 90.0% right; glioma 80.0%, pituitary 100.0%",
+        "one: 50.0% of 7, two Testing: 100.0% of 5",
         "the paper, by such a split of its own: 95.2%; precision and recall: glioma 96% 94%",
         "cost: 1,234,567 parameters, 0.44 GFLOP a slice, 321 slices/s here on cpu",
     ):

@@ -164,6 +164,15 @@ def test_taught_by_a_bundle(parted, tmp_path):
         training.train(parted, recipe, run.folder, teachers=[RESIDUAL], resume=True)
 
 
+def test_the_logits_are_adjusted_once(parted, tmp_path):
+    """Of what serves, not of what goes on learning; and not again when a finished run is resumed."""
+    recipe = Recipe(epochs=1, batch=16, learning_rate=1e-30, size=94, logit_adjustment=(0, 0.5, 0, -0.5))
+    run = Run(tmp_path / "run")
+    for resume in (False, True):
+        training.train(parted, recipe, run.folder, resume=resume)
+        np.testing.assert_allclose(weights(run.model)[-1] - weights(run.checkpoint)[-1], [0, 0.5, 0, -0.5])
+
+
 @pytest.mark.parametrize(
     ("recipe", "teachers", "said"),
     [
