@@ -67,14 +67,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 def logit_adjustment(probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """What to add to each class's logit for the least log loss (bias correction, Alexandari et al. 2020).
 
-    Parameters
-    ----------
-    probabilities
-        ``(N, classes) float32``.
-    truth
-        ``(N,)`` indices of classes.
-    weights
-        ``(N,)`` how much each counts.
+    Its parameters are those of `slicewise.trainer.doubt.fit_temperature`.
 
     Returns
     -------
@@ -85,7 +78,7 @@ def logit_adjustment(probabilities: np.ndarray, truth: np.ndarray, weights: np.n
     logits = np.log(np.clip(probabilities.astype(float), _LEAST, None))
     classes = logits.shape[1]
     wanted, added = np.eye(classes)[truth], np.zeros(classes)
-    # The log loss curves nowhere more than this, so no step can overshoot (Boehning 1992).
+    # The log loss curves nowhere more than this, so no step can overshoot (Böhning 1992).
     curve = weights.sum() / 2 * (np.eye(classes) - 1 / classes) + np.eye(classes)
     for _ in range(_STEPS):
         said = np.exp(logits + added)

@@ -171,7 +171,7 @@ def _beside(
         ]
         found["nearest_neighbour"] = baseline.figures(np.concatenate(right), scored.rasters)
     if len(parts) > 1:
-        found["adjusted"] = evaluation.adjusted(parts)
+        found["adjusted"] = evaluation.adjusted(scored)
     if options.split == "random":
         found["published"] = baseline.PAPER
     return found

@@ -184,10 +184,7 @@ class Scored:
         """Each data set, and its official parts where it has them: one may have worse labels than another."""
         sets = np.array([f"{e.name.partition('/')[0]} {e.official}".strip() for e in self.rasters.examples])
         right = self.predicted == self.truth
-        return {
-            str(name): {"pictures": int((sets == name).sum()), "accuracy": float(right[sets == name].mean())}
-            for name in np.unique(sets)
-        }
+        return {str(name): _right_among(right, sets == name) for name in np.unique(sets)}
 
     def _doubt(self) -> dict[str, Any] | None:
         """What comes of keeping silent, as a worker would."""
@@ -291,24 +288,23 @@ def pool(parts: Sequence[Scored]) -> Scored:
     )
 
 
-def adjusted(parts: Sequence[Scored]) -> dict[str, Any]:
-    """What is won where each class's logit is adjusted as the other networks' answers ask for, ready for JSON.
+def adjusted(scored: Scored) -> dict[str, Any]:
+    """What is won where each class's logit is adjusted as the answers to the other folds ask for, ready for JSON.
 
-    No part has a say in its own adjustment, so this is what to expect of one that is fitted on all of them. Every class
+    No fold has a say in its own adjustment, so this is what to expect of one that is fitted on all of them. Every class
     counts alike, and in it every group.
     """
-    whole = pool(parts)
-    truth, labels = whole.truth, whole.labels
-    weights = group_weights([example.group for example in whole.rasters.examples])
+    examples, truth, labels = scored.rasters.examples, scored.truth, scored.labels
+    weights = group_weights([example.group for example in examples])
     weights *= (weights.sum() / np.bincount(truth, weights, len(labels)))[truth] / len(labels)
-    part_of = np.repeat(np.arange(len(parts)), [len(part.truth) for part in parts])
+    found, fold_of = np.unique([example.fold for example in examples], return_inverse=True)
     fitted = np.stack(
         [
-            calibration.logit_adjustment(whole.probabilities[others], truth[others], weights[others])
-            for others in (part_of != number for number in range(len(parts)))
+            calibration.logit_adjustment(scored.probabilities[others], truth[others], weights[others])
+            for others in (fold_of != fold for fold in range(len(found)))
         ]
     )
-    right = (whole.probabilities * np.exp(fitted[part_of])).argmax(axis=1) == truth
+    right = (scored.probabilities * np.exp(fitted[fold_of])).argmax(axis=1) == truth
     return {
         "added": dict(zip(labels, map(float, fitted.mean(axis=0)), strict=True)),
         "accuracy": float(right.mean()),
@@ -331,7 +327,8 @@ def near_copies(scored: Scored, training: Sequence[data.Example]) -> dict[str, A
     seen = {example.group for example in training}
     leaked = np.array([example.group in seen for example in scored.rasters.examples])
     right = scored.predicted == scored.truth
-    return {
-        name: {"pictures": int(part.sum()), "accuracy": float(right[part].mean()) if part.any() else None}
-        for name, part in (("with", leaked), ("without", ~leaked))
-    }
+    return {name: _right_among(right, part) for name, part in (("with", leaked), ("without", ~leaked))}
+
+
+def _right_among(right: np.ndarray, part: np.ndarray) -> dict[str, Any]:
+    return {"pictures": int(part.sum()), "accuracy": float(right[part].mean()) if part.any() else None}

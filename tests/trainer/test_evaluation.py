@@ -216,26 +216,26 @@ def test_what_the_headline_is_measured_by():
     assert len(seen) == len(trainings)
 
 
-def leaning(towards: float, seed: int) -> Scored:
-    """A network that has something against class b, on 2,000 pictures."""
-    random = np.random.default_rng(seed)
+def leaning(towards: float, fold: int) -> Scored:
+    """A network that has something against class b, on a fold of 2,000 pictures."""
+    random = np.random.default_rng(fold)
     truth = random.integers(4, size=2000)
     logits = 3 * np.eye(4)[truth] + random.normal(scale=1.5, size=(2000, 4)) + towards * np.eye(4)[1]
     powers = np.exp(logits)
-    examples = [Example(Path(), f"{n}", "abcd"[t], "", f"{seed}-{n}") for n, t in enumerate(truth)]
+    examples = [Example(Path(), f"{n}", "abcd"[t], "", f"{fold}-{n}", fold) for n, t in enumerate(truth)]
     pictures = Rasters(np.zeros((2000, 1, 1), np.uint8), examples, [])
     return Scored(LABELS, (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32), pictures)
 
 
-def test_logits_are_adjusted_by_the_other_parts():
-    parts = [leaning(-1.5, seed) for seed in range(3)]
-    plain, found = evaluation.pool(parts).metrics("all"), evaluation.adjusted(parts)
+def test_logits_are_adjusted_by_the_other_folds():
+    pooled = evaluation.pool([leaning(-1.5, fold) for fold in range(3)])
+    plain, found = pooled.metrics("all"), evaluation.adjusted(pooled)
     assert found["added"]["b"] > 0.5
     assert found["accuracy"] > plain["accuracy"]
     assert found["recall"]["b"] > plain["classes"]["b"]["recall"] + 0.05
     # What helps the others does not help the one that differs from them: it has no say in its own.
-    differs = evaluation.adjusted([leaning(-1.5, 0), leaning(1.5, 1)])
-    assert differs["accuracy"] < evaluation.pool([leaning(-1.5, 0), leaning(1.5, 1)]).metrics("all")["accuracy"] - 0.05
+    differ = evaluation.pool([leaning(-1.5, 0), leaning(1.5, 1)])
+    assert evaluation.adjusted(differ)["accuracy"] < differ.metrics("all")["accuracy"] - 0.05
 
 
 def test_classes_and_groups_count_alike():
@@ -245,11 +245,11 @@ def test_classes_and_groups_count_alike():
     chosen = np.r_[np.arange(2000), copies]
     more = Rasters(one.rasters.pixels[chosen], [one.rasters.examples[i] for i in chosen], [])
     copied = Scored(LABELS, one.probabilities[chosen], more)
-    expected, found = evaluation.adjusted([one, other])["added"], evaluation.adjusted([copied, other])["added"]
+    expected, found = (evaluation.adjusted(evaluation.pool([first, other]))["added"] for first in (one, copied))
     assert found == pytest.approx(expected, abs=1e-6)
     rare = [i for i, example in enumerate(one.rasters.examples) if example.label != "b" or i % 4 == 0]
     fewer = Rasters(one.rasters.pixels[rare], [one.rasters.examples[i] for i in rare], [])
-    found = evaluation.adjusted([Scored(LABELS, one.probabilities[rare], fewer), other])["added"]
+    found = evaluation.adjusted(evaluation.pool([Scored(LABELS, one.probabilities[rare], fewer), other]))["added"]
     assert found == pytest.approx(expected, abs=0.15)
 
 
