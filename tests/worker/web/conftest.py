@@ -25,6 +25,7 @@ from slicewise.worker.web.body import Bounds
 from slicewise.worker.web.door import Admission
 from slicewise.worker.web.uploads import Uploads
 from tests.books import Books
+from tests.line import hang_up
 
 MODEL = Model("0" * 64, PREPROCESS_VERSION)
 
@@ -54,14 +55,14 @@ class Client:
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as made:
             yield made
 
-    def say(self, *pieces: bytes, hang_up: bool = False) -> bytes:
-        """Send bytes, and hear everything until the server closes; `hang_up` says that no more will come."""
+    def say(self, *pieces: bytes, last: bool = False) -> bytes:
+        """Send bytes, and hear everything until the server closes; `last` tells it that no more will come."""
         with self.connection() as made:
             with suppress(ConnectionError):
                 for piece in pieces:
                     made.sendall(piece)
-                if hang_up:
-                    made.shutdown(socket.SHUT_WR)
+                if last:
+                    hang_up(made)
             return heard(made)
 
     def close(self) -> None:

@@ -153,7 +153,7 @@ def test_idle_connections_do_not_keep_others_out(face):
     ],
 )
 def test_what_is_no_http_harms_nobody(face, wait_until, said):
-    answer = face.say(said, hang_up=True)
+    answer = face.say(said, last=True)
     assert answer == b"" or answer[9:10] in {b"4", b"5"}, answer
     assert face.get("/healthz").status_code == 200
     wait_until(lambda: face.half() == [])

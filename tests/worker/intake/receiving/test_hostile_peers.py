@@ -19,6 +19,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 from slicewise.worker.intake.receiving import server, upper_layer
 from slicewise.worker.intake.receiving.server import Bounds
 from tests.fuzzing import examples
+from tests.line import hang_up
 
 ABORT, ACCEPT, REJECT = 7, 2, 3
 ECHO, MR = 1, 3
@@ -285,7 +286,7 @@ def test_what_makes_no_sense_ends_it(unhurt, said):
     with unhurt.connection() as connection:
         associate(connection)
         connection.sendall(said)
-        connection.shutdown(socket.SHUT_WR)
+        hang_up(connection)
         while (kind := pdu(connection)) not in {ABORT, None}:
             assert kind in {4, 6}
 
@@ -300,7 +301,7 @@ FUZZ = hypothesis_settings(
 def drained(connection: socket.socket) -> None:
     """Until the receiver has done with it."""
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_WR)
+        hang_up(connection)
         while connection.recv(65536):
             pass
 

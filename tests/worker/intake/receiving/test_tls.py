@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from slicewise.worker.intake.receiving import server
 from tests.authority import Authority
+from tests.line import hang_up
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_plain_rubbish_instead_of_a_handshake(serve, authority, own, peer):
     scp = serve(tls=context)
     with scp.connection() as connection:
         connection.sendall(b"\x01\0\0\0\xff\xff" + b"x" * 1000)
-        connection.shutdown(socket.SHUT_WR)
+        hang_up(connection)
         with suppress(ConnectionError):
             while connection.recv(1000):
                 pass
