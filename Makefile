@@ -20,7 +20,8 @@ run: $(VENV)/.worker-$(FLAVOUR)  ## score the sample study, or make run SCANS=pa
 
 test: $(VENV)/.dev  ## install what the tests need, then run all of them
 	@tests/peers.sh
-	$(BIN)/python -m pytest
+	@# Two at once, since much of it is waiting; a file's tests share servers and trained networks, so they stay together.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 dev: $(VENV)/.dev  ## install what training, exporting and the tests need
 
