@@ -151,19 +151,21 @@ def up(tmp_path_factory, small_model):
     home = tmp_path_factory.mktemp("u")
     given = {"SLICEWISE_HOME": str(home), "SLICEWISE_MODEL": str(small_model), "SLICEWISE_JOB_FILES": "8"}
     settings = Settings.from_environment(given)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "slicewise.worker.cli", "up"],
-        env={**os.environ, **given},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert "slicewise is up in" in process.stdout.readline()
-    database = Database(settings.database_url)
-    yield SimpleNamespace(process=process, settings=settings, database=database, environment=given)
-    database.close()
-    process.terminate()
-    process.communicate()
+    command = [sys.executable, "-m", "slicewise.worker.cli", "up"]
+    log = home / "up.log"
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            command, env={**os.environ, **given}, stdout=subprocess.PIPE, stderr=said, text=True
+        ) as process,
+    ):
+        try:
+            assert "slicewise is up in" in process.stdout.readline(), log.read_text()
+            with opened(settings.database_url) as database:
+                yield SimpleNamespace(process=process, settings=settings, database=database, environment=given)
+        finally:
+            process.terminate()
+            process.communicate()
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_a_redis_that_does_not_come_up_names_its_log(settings):
 
 
 def test_two_never_write_the_same_file(broker, settings, monkeypatch):
-    monkeypatch.setattr(embedded, "_START_SECONDS", 0.2)
+    monkeypatch.setattr(embedded, "_LEAVE_SECONDS", 0.2)
     with pytest.raises(Misconfigured, match="another Redis serves"):
         embedded.start(settings.home, settings.logs / "redis.log")
     assert broker.ping()
