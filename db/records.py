@@ -95,6 +95,11 @@ class Header:
     columns: int | None = None
     frames: int | None = None
 
+    @property
+    def vouches(self) -> bool:
+        """Whether it says that this was made by MR (Modality (0008,0060)); what has no header may be anything."""
+        return self.modality == "MR"
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -17,7 +17,7 @@ from rich.progress import track
 from slicewise.db.reasons import RefusalReason
 from slicewise.trainer.recipe import SPLITS, Selection
 from slicewise.worker.errors import Misconfigured, Refused
-from slicewise.worker.imaging import SIZE, load, to_raster
+from slicewise.worker.imaging import SIZE, Slice, open_scan, to_raster
 
 LABELS = ("glioma", "meningioma", "no_tumor", "pituitary")
 """The classes, in the order of the network's outputs. An exported bundle carries its own copy."""
@@ -68,12 +68,14 @@ class Rasters(NamedTuple):
     """Decoded pictures, and what imaging refused.
 
     `pixels` is ``(N, 150, 150) uint8`` in [0, 255]; `examples` names each of the N (a multi-frame file more than
-    once); `refused` holds the examples without a raster, as in serving, each with its reason.
+    once); `refused` holds the examples without a raster, as in serving, each with its reason. `vouched` says of each of
+    the N whether its header vouches for it, see `slicewise.worker.model.session.Model.doubt`; empty where nobody asks.
     """
 
     pixels: np.ndarray
     examples: list[Example]
     refused: list[tuple[Example, RefusalReason]]
+    vouched: Sequence[bool] = ()
 
 
 def find(roots: Iterable[Path], groups: Path | None = None, *, every_class: bool = True) -> list[Example]:
@@ -236,16 +238,20 @@ def rasters(examples: Sequence[Example], progress: str = "reading") -> Rasters:
     pixels: list[np.ndarray] = []
     kept: list[Example] = []
     refused: list[tuple[Example, RefusalReason]] = []
+    vouched: list[bool] = []
     console = Console(stderr=True)
     for example in track(examples, progress, console=console, transient=True, disable=not console.is_terminal):
         try:
-            frames = [to_raster(decoded) for decoded in load(example.path.read_bytes())]
+            scan = open_scan(example.path.read_bytes())
+            frames = [to_raster(decoded) for decoded in scan.slices() if isinstance(decoded, Slice)]
         except Refused as error:
             refused.append((example, error.reason))
             continue
         pixels += frames
         kept += [example] * len(frames)
-    return Rasters(np.stack(pixels) if pixels else np.empty((0, SIZE, SIZE), np.uint8), kept, refused)
+        vouched += [scan.header.vouches] * len(frames)
+    stacked = np.stack(pixels) if pixels else np.empty((0, SIZE, SIZE), np.uint8)
+    return Rasters(stacked, kept, refused, vouched)
 
 
 def census(examples: Sequence[Example]) -> dict[str, Any]:

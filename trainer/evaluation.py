@@ -222,8 +222,11 @@ def score(model: session.Model, examples: Sequence[data.Example]) -> Scored:
     begun = time.perf_counter()
     scores = model.score(decoded.pixels)
     seconds = time.perf_counter() - begun
-    doubting = model.description.abstain_below is not None
-    doubts = [model.doubt(*score) for score in zip(*scores, strict=True)] if doubting else []
+    doubts = []
+    if model.description.abstain_below is not None:
+        doubts = [
+            model.doubt(*score, vouched=vouched) for *score, vouched in zip(*scores, decoded.vouched, strict=True)
+        ]
     return Scored(model.labels, scores.probabilities, decoded, model.description.training, doubts, seconds)
 
 
@@ -281,6 +284,7 @@ def pool(parts: Sequence[Scored]) -> Scored:
             np.concatenate([part.rasters.pixels for part in parts]),
             [example for part in parts for example in part.rasters.examples],
             [refused for part in parts for refused in part.rasters.refused],
+            [vouched for part in parts for vouched in part.rasters.vouched],
         ),
         parts[0].training,
         [doubt for part in parts for doubt in part.doubts],

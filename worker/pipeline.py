@@ -190,7 +190,7 @@ def _answer(
         # A refused frame of a sound file names the model in charge: another model's run must answer it again.
         _refused(frame, number, model.sha256)
         if isinstance(frame, Refused)
-        else _judged(model, *batch.take(next(remaining)), number, vouched=prepared.header.modality == "MR")
+        else _judged(model, *batch.take(next(remaining)), number, vouched=prepared.header.vouches)
         for number, frame in enumerate(prepared.frames, start=1)
     )
     return key, prepared, answers

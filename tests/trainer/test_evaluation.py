@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slicewise.db.reasons import RefusalReason
+from slicewise.db.reasons import AbstentionReason, RefusalReason
 from slicewise.trainer import evaluation
 from slicewise.trainer.data import Example, Rasters, Split, census, find, rasters, select, split
 from slicewise.trainer.evaluation import Scored
@@ -135,6 +135,18 @@ def test_a_bundle_is_measured_as_it_serves(data_set):
     np.testing.assert_array_equal(answers.probabilities, model.score(answers.rasters.pixels).probabilities)
     assert answers.metrics("all")["pictures"] == 20
     assert answers.seconds > 0
+
+
+def test_a_slice_whose_header_vouches_for_it_is_in_doubt_where_a_picture_is_refused_as_in_a_worker(
+    data_set, write_dicom
+):
+    write_dicom(data_set / "glioma" / "by_mr.dcm", seed=1)
+    model = session.load(bundle.DEFAULT)
+    strict = replace(model, description=replace(model.description, unfamiliar_above=-1e9))
+    answers = evaluation.score(strict, find([data_set]))
+    told = {example.path.suffix: doubt for example, doubt in zip(answers.rasters.examples, answers.doubts, strict=True)}
+    assert told == {".jpg": RefusalReason.UNFAMILIAR, ".dcm": AbstentionReason.STRANGE}
+    assert evaluation.pool([answers]).rasters.vouched == answers.rasters.vouched
 
 
 @pytest.fixture
