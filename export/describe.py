@@ -12,12 +12,12 @@ from slicewise.worker.imaging import SIZE
 from slicewise.worker.model.bundle import Description
 
 # Of all that a run records, this travels with the network. Paths do not: they name people's folders.
-_PROVENANCE = ("data", "split", "leaky", "recipe", "begun_from")
+_PROVENANCE = ("data", "split", "leaky", "recipe", "begun_from", "taught_by")
 
 
 def provenance(recorded: dict[str, Any]) -> dict[str, Any]:
     """What a network has seen, and what its teachers have: data set names, fingerprints, split and recipe."""
-    return {key: recorded[key] for key in (*_PROVENANCE, "taught_by") if key in recorded}
+    return {key: recorded[key] for key in _PROVENANCE if key in recorded}
 
 
 def describe(run: Run) -> Description:

@@ -14,6 +14,7 @@ from slicewise.export.graph import leading_to
 from slicewise.export.run import in_one_step
 from slicewise.export.verify import described
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.imaging import colour
 from slicewise.worker.model import session
 from slicewise.worker.model.gate import LEAST_AGREEMENT
 from slicewise.worker.model.verify import golden
@@ -110,9 +111,7 @@ def _quantised(source: Path, rasters: np.ndarray) -> onnx.ModelProto:
 
     class Slices(CalibrationDataReader):
         def __init__(self, name: str) -> None:
-            self._batches: Iterator[dict[str, np.ndarray]] = (
-                {name: np.repeat(raster[None, ..., None], 3, axis=-1).astype(np.float32)} for raster in rasters
-            )
+            self._batches: Iterator[dict[str, np.ndarray]] = ({name: colour(raster[None])} for raster in rasters)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._batches, None)

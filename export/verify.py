@@ -12,7 +12,7 @@ import numpy as np
 
 from slicewise.export.run import in_one_step
 from slicewise.worker.errors import Misconfigured, Refused
-from slicewise.worker.imaging import load, to_raster
+from slicewise.worker.imaging import colour, load, to_raster
 from slicewise.worker.model import session
 from slicewise.worker.model.bundle import METADATA_KEY, PROBABILITIES, Description
 from slicewise.worker.model.verify import golden
@@ -69,7 +69,7 @@ def differences(network: keras.Model, bundle: Path, rasters: np.ndarray) -> dict
     session = onnxruntime.InferenceSession(bundle, options, providers=["CPUExecutionProvider"])
     Description.from_metadata(session.get_modelmeta().custom_metadata_map, bundle)
     name = session.get_inputs()[0].name
-    slices = np.repeat(rasters[..., None], 3, axis=-1).astype(np.float32)
+    slices = colour(rasters)
     found = {}
     for batch in BATCHES:
         parts = [slices[start : start + batch] for start in range(0, len(slices), batch)]

@@ -13,6 +13,7 @@ from slicewise.export.run import FEATURES
 from slicewise.trainer import strangers
 from slicewise.trainer.data import LABELS, Rasters
 from slicewise.trainer.evaluation import group_weights, representatives
+from slicewise.worker.imaging import colour
 from slicewise.worker.model.session import tempered
 
 MOST_WRONG = 0.02
@@ -121,10 +122,7 @@ def _familiar(network: keras.Model, training: Rasters, validation: Rasters) -> t
     reading = keras.Model(network.input, network.get_layer(FEATURES).output)
 
     def features(pixels: np.ndarray) -> np.ndarray:
-        answers = [
-            reading.predict_on_batch(np.repeat(pixels[at : at + 32, ..., None], 3, axis=-1).astype(np.float32))
-            for at in range(0, len(pixels), 32)
-        ]
+        answers = [reading.predict_on_batch(colour(pixels[at : at + 32])) for at in range(0, len(pixels), 32)]
         return np.concatenate(answers).astype(np.float64)
 
     one_of_each = representatives([example.group for example in training.examples])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from slicewise.trainer.data import LABELS, Example
 from slicewise.trainer.recipe import Augmentation
-from slicewise.worker.imaging import SIZE
+from slicewise.worker.imaging import SIZE, colour
 from slicewise.worker.model.session import Model
 
 _BEST_JPEG = 95
@@ -163,7 +163,7 @@ class Feed(keras.utils.PyDataset):
             teacher = self.teachers[(self._epoch + index) % len(self.teachers)]
             said = teacher.score(np.rint(grey).astype(np.uint8)).probabilities
             wanted = (1 - self.teaching) * wanted + self.teaching * said
-        return np.repeat(grey[..., None], 3, axis=-1), wanted
+        return colour(grey), wanted
 
     def _one(self, raster: np.ndarray, random: np.random.Generator) -> np.ndarray:
         if self.augmentation:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from slicewise.worker.imaging import SIZE
+from slicewise.worker.imaging import SIZE, colour
 
 _ENLARGED = 3
 
@@ -71,10 +71,9 @@ def overlay(raster: np.ndarray, hot: np.ndarray) -> bytes:
     bytes
         A PNG of 450x450 pixels, RGB.
     """
-    grey = np.repeat(raster[..., None], 3, axis=-1).astype(np.float32)
-    colour = np.stack([np.full_like(hot, 255), 255 * hot, np.zeros_like(hot)], axis=-1)
+    warm = np.stack([np.full_like(hot, 255), 255 * hot, np.zeros_like(hot)], axis=-1)
     share = _OPACITY * hot[..., None]
-    mixed = np.rint(grey * (1 - share) + colour * share).astype(np.uint8)
+    mixed = np.rint(colour(raster) * (1 - share) + warm * share).astype(np.uint8)
     written = io.BytesIO()
     side = SIZE * _ENLARGED
     Image.fromarray(mixed).resize((side, side), Image.Resampling.BICUBIC).save(written, "PNG")

@@ -161,6 +161,7 @@ def run(tmp_path) -> Run:
         "labels": list(LABELS),
         "preprocess_version": PREPROCESS_VERSION,
         "begun_from": None,
+        "taught_by": [],
         "data": {"training": {"sets": ["heads"], "fingerprint": "ab"}},
         "validation": [str(tmp_path / "somebody" / "heads" / "glioma" / "1.jpg")],
     }

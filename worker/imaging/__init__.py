@@ -7,7 +7,7 @@ Serving and training both come through here::
         raster = to_raster(slice)       # (150, 150) uint8; or Refused, this frame only
 """
 
-from slicewise.worker.imaging.raster import PREPROCESS_VERSION, SIZE
+from slicewise.worker.imaging.raster import PREPROCESS_VERSION, SIZE, colour
 from slicewise.worker.imaging.scan import Patient, Scan, Slice, load, open_scan, to_raster
 
 PREPROCESS_VERSIONS = frozenset({PREPROCESS_VERSION})
@@ -20,6 +20,7 @@ __all__ = [
     "Patient",
     "Scan",
     "Slice",
+    "colour",
     "load",
     "open_scan",
     "to_raster",

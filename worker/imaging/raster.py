@@ -88,6 +88,11 @@ def normalise(grey: np.ndarray, aspect: float = 1.0) -> np.ndarray:
     return _fit(head.astype(np.uint8), aspect)
 
 
+def colour(grey: np.ndarray) -> np.ndarray:
+    """Grey pictures ``(..., H, W)`` as networks take them: ``(..., H, W, 3) float32``, three channels alike, in the same range."""
+    return np.repeat(np.asarray(grey, np.float32)[..., None], 3, axis=-1)
+
+
 def _otsu(values: np.ndarray) -> float:
     """Otsu's threshold (IEEE SMC 9(1), 1979) of values in [0, 255]."""
     counts = np.bincount(values.astype(np.uint8).ravel(), minlength=256).astype(np.float64)

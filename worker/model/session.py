@@ -16,6 +16,7 @@ import onnxruntime
 
 from slicewise.db.reasons import AbstentionReason, RefusalReason
 from slicewise.worker.errors import Misconfigured
+from slicewise.worker.imaging import colour
 from slicewise.worker.model import bundle
 
 BATCH = 32
@@ -131,7 +132,7 @@ class Model:
         count = len(rasters)
         grey = np.zeros((_padded(count), *rasters.shape[1:]), np.float32)
         grey[:count] = rasters
-        given = {self._session.get_inputs()[0].name: np.repeat(grey[..., None], 3, axis=-1)}
+        given = {self._session.get_inputs()[0].name: colour(grey)}
         return [np.asarray(answer)[:count] for answer in self._session.run(wanted, given)]
 
 
