@@ -174,17 +174,20 @@ class Scored:
         return {
             "split": split,
             **metrics(self.probabilities, self.truth, groups, self.labels),
-            "sets": self._by_set(),
+            "sets": self.by_set(np.ones(len(groups), bool)),
             "doubt": self._doubt(),
             "refused": len(self.rasters.refused),
             "refused_by_reason": dict(sorted(Counter(str(reason) for _, reason in self.rasters.refused).items())),
         }
 
-    def _by_set(self) -> dict[str, Any]:
-        """Each data set, and its official parts where it has them: one may have worse labels than another."""
+    def by_set(self, part: np.ndarray) -> dict[str, Any]:
+        """Each data set, and its official parts where it has them: one may have worse labels than another.
+
+        Of the pictures that are in `part`, ``(N,) bool``; ready for JSON.
+        """
         sets = np.array([f"{e.name.partition('/')[0]} {e.official}".strip() for e in self.rasters.examples])
         right = self.predicted == self.truth
-        return {str(name): _right_among(right, sets == name) for name in np.unique(sets)}
+        return {str(name): _right_among(right, part & (sets == name)) for name in np.unique(sets[part])}
 
     def _doubt(self) -> dict[str, Any] | None:
         """What comes of keeping silent, as a worker would."""
@@ -331,7 +334,8 @@ def near_copies(scored: Scored, training: Sequence[data.Example]) -> dict[str, A
     seen = {example.group for example in training}
     leaked = np.array([example.group in seen for example in scored.rasters.examples])
     right = scored.predicted == scored.truth
-    return {name: _right_among(right, part) for name, part in (("with", leaked), ("without", ~leaked))}
+    parts = {"with": leaked, "without": ~leaked}
+    return {name: {**_right_among(right, part), "sets": scored.by_set(part)} for name, part in parts.items()}
 
 
 def _right_among(right: np.ndarray, part: np.ndarray) -> dict[str, Any]:

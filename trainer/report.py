@@ -81,7 +81,7 @@ def _lines(measured: dict[str, Any]) -> Iterator[str]:
         f"{measured['log_loss']:.3f}; {_percent(risk)} of the surest 95 % are wrong"
     )
     if len(sets := measured["sets"]) > 1:
-        yield ", ".join(f"{name}: {_percent(found['accuracy'])} of {found['pictures']}" for name, found in sets.items())
+        yield _each(sets)
     if doubt := measured["doubt"]:
         withheld = ", ".join(f"{count} {reason}" for reason, count in doubt["withheld_by_reason"].items()) or "none"
         right = f", of which {_percent(doubt['accuracy_of_labels'])} are right" if doubt["coverage"] else ""
@@ -89,7 +89,8 @@ def _lines(measured: dict[str, Any]) -> Iterator[str]:
     if found := measured.get("strangers"):
         yield f"pictures of nothing that imaging lets through: {found['labelled']} of {found['pictures']} would be labelled"
     for name, found in measured.get("near_copies", {}).items():
-        yield f"{found['pictures']} pictures {name} a near-copy among those trained on: {_percent(found['accuracy'])} right"
+        each = f" ({_each(found['sets'])})" if len(found["sets"]) > 1 else ""
+        yield f"{found['pictures']} pictures {name} a near-copy among those trained on: {_percent(found['accuracy'])} right{each}"
     if found := measured.get("nearest_neighbour"):
         yield f"nearest neighbour on 48x48 thumbnails, which learns nothing: {_percent(found['accuracy'])} right ({_interval(found['accuracy_95'])})"
     if found := measured.get("adjusted"):
@@ -107,6 +108,10 @@ def _lines(measured: dict[str, Any]) -> Iterator[str]:
     if measured["refused"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in measured["refused_by_reason"].items())
         yield f"refused by imaging and not counted: {measured['refused']} ({reasons})"
+
+
+def _each(sets: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {_percent(found['accuracy'])} of {found['pictures']}" for name, found in sets.items())
 
 
 def _percent(share: float | None) -> str:

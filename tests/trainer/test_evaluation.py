@@ -199,11 +199,12 @@ def test_pooled_answers_are_those_of_the_parts():
 def test_what_near_copies_flatter():
     training = [Example(Path("t.jpg"), "t.jpg", "a", "", group) for group in ("x", "elsewhere")]
     found = evaluation.near_copies(scored(), training)
-    assert found == {
-        "with": {"pictures": 2, "accuracy": 1},
-        "without": {"pictures": 4, "accuracy": 0.5},
+    assert {name: (part["pictures"], part["accuracy"]) for name, part in found.items()} == {
+        "with": (2, 1),
+        "without": (4, 0.5),
     }
-    assert evaluation.near_copies(scored(), [])["with"] == {"pictures": 0, "accuracy": None}
+    assert all(sum(one["pictures"] for one in part["sets"].values()) == part["pictures"] for part in found.values())
+    assert evaluation.near_copies(scored(), [])["with"] == {"pictures": 0, "accuracy": None, "sets": {}}
 
 
 def test_what_the_headline_is_measured_by():

@@ -14,8 +14,12 @@ from tests.trainer.test_figures import scored
 ADDED = {
     "strangers": {"pictures": 400, "labelled": 12},
     "near_copies": {
-        "with": {"pictures": 3, "accuracy": 1.0},
-        "without": {"pictures": 0, "accuracy": None},
+        "with": {
+            "pictures": 3,
+            "accuracy": 1.0,
+            "sets": {"one": {"pictures": 1, "accuracy": 1.0}, "two": {"pictures": 2, "accuracy": 1.0}},
+        },
+        "without": {"pictures": 0, "accuracy": None, "sets": {}},
     },
     "nearest_neighbour": {"accuracy": 0.5, "accuracy_95": [0.4, 0.6]},
     "adjusted": {
@@ -36,8 +40,8 @@ def test_what_is_printed(capsys):
     for line in (
         "split: here",
         "pictures of nothing that imaging lets through: 12 of 400 would be labelled",
-        "3 pictures with a near-copy among those trained on: 100.0% right",
-        "0 pictures without a near-copy among those trained on: none right",
+        "3 pictures with a near-copy among those trained on: 100.0% right (one: 100.0% of 1, two: 100.0% of 2)\n",
+        "0 pictures without a near-copy among those trained on: none right\n",
         "nearest neighbour on 48x48 thumbnails, which learns nothing: 50.0% right (40.0% to 60.0%)",
         "with logits adjusted as the other folds ask for (glioma -0.40, pituitary +0.00): 90.0% right; glioma 80.0%, pituitary 100.0%",
         "one: 50.0% of 7, two Testing: 100.0% of 5",
