@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SCANS ?= worker/sample/study
+# Tests at once: much of what they do is waiting. 0 is one after another, for a busy machine makes those fail that race with it.
+JOBS ?= 0
 
 # A GPU worker where an NVIDIA driver answers, a CPU worker elsewhere. FLAVOUR=cpu overrides it.
 FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -18,10 +20,10 @@ help:  ## what can be made
 run: $(VENV)/.worker-$(FLAVOUR)  ## score the sample study, or make run SCANS=path
 	@SLICEWISE_PROVIDER=$${SLICEWISE_PROVIDER:-$(PROVIDER_$(FLAVOUR))} $(BIN)/slicewise run "$(SCANS)"
 
-test: $(VENV)/.dev  ## install what the tests need, then run all of them
+test: $(VENV)/.dev  ## install what the tests need, then run all of them: JOBS=2 runs two at once
 	@tests/peers.sh
-	@# Two at once, since much of it is waiting; a file's tests share servers and trained networks, so they stay together.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@# A file's tests share servers and trained networks, so they stay together.
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 dev: $(VENV)/.dev  ## install what training, exporting and the tests need
 
